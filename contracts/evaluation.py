@@ -1,0 +1,69 @@
+"""A site's evaluation of a model on its own holdout, as it may leave: estimates with their errors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from contracts.fields import Contract, Count, Digest, FeatureName, Finite, Probability, SiteName, StudyName
+
+MetricName = Literal["auroc", "accuracy", "brier", "calibration_slope", "calibration_intercept"]
+
+
+class Estimate(Contract):
+    """A metric with its standard error and 95 % interval, as far as they are defined."""
+
+    value: Finite
+    standard_error: Finite | None = None
+    lower: Finite | None = None
+    upper: Finite | None = None
+
+
+class CalibrationBin(Contract):
+    """A merged bin of the calibration plot: at least the minimum cell of events and of non-events."""
+
+    mean_predicted: Probability
+    observed: Probability
+    n: Count
+
+
+class SubgroupResult(Contract):
+    """Metrics of one group of a subgroup; `suppressed` when a class is under the minimum cell."""
+
+    subgroup: FeatureName
+    group: Annotated[str, Field(max_length=40)]
+    suppressed: bool
+    n: Count | None = None
+    events: Count | None = None
+    metrics: dict[MetricName, Estimate] = {}
+
+
+class Parity(Contract):
+    """Agreement of the exported model (onnxruntime) with the trained one on the same patients."""
+
+    max_abs_difference: Finite
+    decisions_flipped: Count
+    tolerance: Finite
+
+
+class EvaluationReport(Contract):
+    """Metrics that a site computed from its own scores; a score never leaves.
+
+    Below twice the minimum cell in a class only accuracy and n are given; `suppressed` then says so.
+    """
+
+    study: StudyName
+    protocol_hash: Digest
+    plan: Digest
+    kind: Literal["evaluation", "verification"]
+    site: SiteName
+    model: Digest  # what was evaluated: the safetensors or the ONNX file
+    cohort: Digest
+    n: Count | None
+    events: Count | None
+    metrics: dict[MetricName, Estimate]
+    suppressed: bool
+    calibration: Annotated[list[CalibrationBin], Field(max_length=20)] = []
+    subgroups: Annotated[list[SubgroupResult], Field(max_length=200)] = []
+    parity: Parity | None = None

@@ -1,0 +1,45 @@
+"""The signed plan of one exchange: who does what, from which model, under which noise."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from contracts.fields import Contract, Digest, Finite, SiteName, StudyName, Timestamp, Version
+
+
+class RosterEntry(Contract):
+    """A site that the plan expects, with the data sheet it was admitted on."""
+
+    site: SiteName
+    data_sheet: Digest
+    declared_size: Annotated[int, Field(ge=1)]
+    ledger_head: Digest | None = None  # last head of the site's ledger that the coordinator has seen
+
+
+class RoundPlan(Contract):
+    """One plan = one reservation = one noise stream = at most one update (design section 5).
+
+    `kind` says what the roster does: `statistics` (round 0, one Gaussian release of clipped sums),
+    `training`, `evaluation` (of `base_model` on the holdout) or `verification` (of the exported model).
+    """
+
+    study: StudyName
+    protocol_hash: Digest
+    kind: Literal["statistics", "training", "evaluation", "verification"]
+    round: Annotated[int, Field(ge=0)]
+    attempt: Annotated[int, Field(ge=1)] = 1  # above 1 when a round had to be planned anew
+    rounds: Annotated[int, Field(ge=1)]  # planned for the whole study
+    base_model: Digest | None = None  # safetensors in the exchange; None for statistics
+    artefact: Digest | None = None  # verification: the ONNX file in the exchange
+    roster: Annotated[list[RosterEntry], Field(min_length=1, max_length=1000)]
+    code_versions: Annotated[list[Version], Field(min_length=1, max_length=16)]
+    noise_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # of this exchange
+    expected_epsilon: Finite | None = None  # of the whole planned study, at the protocol's delta
+    deadline_seconds: Annotated[int, Field(ge=1)]
+    created: Timestamp
+
+    def entry(self, site: str) -> RosterEntry | None:
+        """The roster's entry for `site`, or None."""
+        return next((e for e in self.roster if e.site == site), None)

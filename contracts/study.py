@@ -1,0 +1,274 @@
+"""The study protocol: one clinical question and every rule of how it is answered. No site is named in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from contracts.canonical import digest
+from contracts.errors import ConsiliumError
+from contracts.fields import Contract, FeatureName, Finite, LongText, Probability, StudyName, Text, Unit
+from contracts.signing import first_problem
+
+SCHEMA = "consilium/study/1"
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class NumericFeature(Contract):
+    """A measured quantity. Values outside `range` are implausible in `unit`."""
+
+    name: FeatureName
+    kind: Literal["numeric"]
+    unit: Unit
+    range: tuple[Finite, Finite]
+    max_missing: Probability = 0.5
+    description: Text = ""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> NumericFeature:
+        if not self.range[0] < self.range[1]:
+            raise ValueError(f"range of {self.name} must be [low, high] with low < high, got {self.range}")
+        return self
+
+
+class CategoricalFeature(Contract):
+    """A coded quantity; the first level is the reference of the one-hot encoding."""
+
+    name: FeatureName
+    kind: Literal["categorical"]
+    levels: Annotated[list[Finite], Field(min_length=2, max_length=64)]
+    unit: Unit = "code"
+    max_missing: Probability = 0.5
+    description: Text = ""
+
+
+Feature = Annotated[NumericFeature | CategoricalFeature, Field(discriminator="kind")]
+
+
+class Cohort(Contract):
+    """Who is in the study and how records become a patient's contribution."""
+
+    description: Text = ""
+    max_records: Annotated[int, Field(ge=1, le=64)] = 1  # of one patient, per step
+    complete_cases: bool = False  # drop a record in which any feature is missing
+    minimum_patients: Annotated[int, Field(ge=1)] = 50  # in training
+    minimum_cell: Annotated[int, Field(ge=2)] = 10  # smallest count that may leave a site
+
+
+class Label(Contract):
+    """The outcome, coded 0/1, and the prevalence that a plausible site has."""
+
+    name: FeatureName
+    positive: Text
+    prevalence: tuple[Probability, Probability] = (0.0, 1.0)
+
+
+class Subgroup(Contract):
+    """A partition of patients by one feature: its levels, or the bands between `edges`."""
+
+    name: FeatureName
+    feature: FeatureName
+    edges: Annotated[list[Finite], Field(max_length=8)] = []
+
+
+class Holdout(Contract):
+    """Patients that training never sees: a keyed hash, or (declared exception) a list at the site."""
+
+    method: Literal["keyed", "list"] = "keyed"
+    fraction: Annotated[float, Field(gt=0, lt=0.9)] = 0.25
+    minimum_patients: Annotated[int, Field(ge=1)] = 10
+
+
+class Model(Contract):
+    """An entry of the model registry and its size."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,31}$")]
+    hidden: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(max_length=8)] = []
+    missing_indicators: bool = False
+
+
+class Strategy(Contract):
+    """A federated algorithm with the settings of its coordinator half."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,31}$")] = "fedavg"
+    weights: Literal["declared", "equal"] = "declared"  # declared: by the sizes the sites declared
+    server_learning_rate: Positive = 1.0
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    tau: Positive = 1e-3
+
+
+class Training(Contract):
+    """What a site does in one round: `steps` optimiser steps on Poisson batches of patients."""
+
+    steps: Annotated[int, Field(ge=1, le=100_000)]  # per round
+    sample_rate: Annotated[float, Field(gt=0, le=1)]
+    learning_rate: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    normalisation: Literal["federated", "declared"] = "federated"
+
+
+class NoPrivacy(Contract):
+    """No differential privacy: exact updates and statistics leave, and no epsilon may be stated."""
+
+    mode: Literal["none"]
+
+
+class PatientPrivacy(Contract):
+    """Patient-level DP-SGD over the whole planned study (add or remove one patient)."""
+
+    mode: Literal["patient"]
+    epsilon: Annotated[float, Field(gt=0, le=20)]
+    delta: Annotated[float, Field(gt=0, lt=1e-2)]
+    max_grad_norm: Positive
+    statistics_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of epsilon, for normalisation
+
+
+Privacy = Annotated[NoPrivacy | PatientPrivacy, Field(discriminator="mode")]
+
+Metric = Literal[
+    "auroc", "accuracy", "brier", "calibration_slope", "calibration_intercept", "subgroup_gap", "epsilon"
+]
+
+
+class Gate(Contract):
+    """An acceptance criterion, fixed before training.
+
+    `bound` says which end of the 95 % interval is compared; `subgroup_gap` is the largest difference in
+    AUROC between groups of `subgroup`, over the pooled federation.
+    """
+
+    metric: Metric
+    scope: Literal["pooled", "site"] = "pooled"
+    bound: Literal["point", "lower", "upper"] = "point"
+    at_least: Finite | None = None
+    at_most: Finite | None = None
+    subgroup: FeatureName | None = None
+
+    @model_validator(mode="after")
+    def _decidable(self) -> Gate:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("a gate needs at_least or at_most")
+        if (self.metric == "subgroup_gap") != (self.subgroup is not None):
+            raise ValueError("subgroup_gap and subgroup go together")
+        return self
+
+    @property
+    def title(self) -> str:
+        """One line for pages: `pooled auroc (lower bound) >= 0.70`."""
+        limits = [f">= {self.at_least:g}"] if self.at_least is not None else []
+        limits += [f"<= {self.at_most:g}"] if self.at_most is not None else []
+        bound = "" if self.bound == "point" else f" ({self.bound} bound)"
+        of = f" of {self.subgroup}" if self.subgroup else ""
+        scope = "pooled" if self.scope == "pooled" else "every site's"
+        return f"{scope} {self.metric}{of}{bound} {' and '.join(limits)}"
+
+
+class Quality(Contract):
+    """Severity of the data-quality checks: blocking ones keep a site out of the next plan."""
+
+    blocking: list[
+        Literal["type", "range", "levels", "missingness", "uniqueness", "label", "prevalence", "time"]
+    ] = ["type", "range", "levels", "missingness", "uniqueness", "label", "prevalence", "time"]
+    max_out_of_range: Probability = 0.01  # share of a column's present values
+
+
+class StudyProtocol(Contract):
+    """One clinical question with its protocol; `hash` identifies it for ever."""
+
+    schema_version: Literal["consilium/study/1"] = Field(alias="schema")
+    study: StudyName
+    title: Text
+    intended_use: LongText
+    cohort: Cohort
+    features: Annotated[list[Feature], Field(min_length=1, max_length=2000)]
+    label: Label
+    subgroups: Annotated[list[Subgroup], Field(max_length=16)] = []
+    quality: Quality = Quality()
+    holdout: Holdout = Holdout()
+    model: Model
+    strategy: Strategy = Strategy()
+    training: Training
+    privacy: Privacy
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    min_sites: Annotated[int, Field(ge=1, le=1000)]
+    deadline_seconds: Annotated[int, Field(ge=5, le=7 * 86400)] = 120  # for one site's task in one round
+    cadence: Literal["continuous", "cron"] = "continuous"
+    cron: Text | None = None
+    intake_cron: Text | None = None
+    decision_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    gates: Annotated[list[Gate], Field(max_length=64)] = []
+    amends: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudyProtocol:
+        names = [f.name for f in self.features]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"features are named twice: {', '.join(twice)}")
+        if self.label.name in names:
+            raise ValueError(f"label {self.label.name!r} is also a feature")
+        for group in self.subgroups:
+            feature = next((f for f in self.features if f.name == group.feature), None)
+            if feature is None:
+                raise ValueError(f"subgroup {group.name!r} names unknown feature {group.feature!r}")
+            if isinstance(feature, NumericFeature) and not group.edges:
+                raise ValueError(f"subgroup {group.name!r} on numeric {group.feature!r} needs edges")
+        known = {s.name for s in self.subgroups}
+        for gate in self.gates:
+            if gate.subgroup is not None and gate.subgroup not in known:
+                raise ValueError(f"gate names unknown subgroup {gate.subgroup!r}")
+        if (self.cadence == "cron") != (self.cron is not None):
+            raise ValueError("cadence: cron and cron: '...' go together")
+        return self
+
+    def body(self) -> dict[str, Any]:
+        """The fields the author wrote, plus the schema version: what is hashed and signed."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical JSON of `body()`."""
+        return digest(self.body())
+
+    @property
+    def first_round(self) -> int:
+        """0 when a round of federated statistics comes before training, else 1."""
+        return 0 if self.training.normalisation == "federated" else 1
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the features in the order of the model's input."""
+        return [f.name for f in self.features]
+
+
+def parse_study(value: Any, source: str = "study") -> StudyProtocol:
+    """Validate the content of a study file.
+
+    Raises:
+        ConsiliumError: E101, naming the field, the value and what was expected.
+    """
+    if not isinstance(value, dict):
+        raise ConsiliumError("E101", f"{source}: expected a mapping, got {type(value).__name__}")
+    try:
+        return StudyProtocol.model_validate(value)
+    except ValidationError as error:
+        raise ConsiliumError("E101", f"{source}: {first_problem(error)}") from error
+
+
+def load_study(path: Path) -> StudyProtocol:
+    """Read a study from a YAML (or JSON) file.
+
+    Raises:
+        ConsiliumError: E101 for a file that is missing, no YAML or no valid study.
+    """
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConsiliumError("E101", f"{path}: {error}") from error
+    return parse_study(value, str(path))

@@ -1,0 +1,35 @@
+"""The signed envelope of a site's update; the tensors lie in the exchange under their digest."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from contracts.fields import Contract, Count, Digest, Finite, SiteName, StudyName, Version
+
+
+class UpdateEnvelope(Contract):
+    """What a site sends for a plan. With DP on it holds only values that do not depend on the data."""
+
+    study: StudyName
+    protocol_hash: Digest
+    plan: Digest
+    round: Annotated[int, Field(ge=0)]
+    site: SiteName
+    base_model: Digest | None
+    tensors: Digest  # safetensors
+    tensor_bytes: Count
+    planned_steps: Annotated[int, Field(ge=1)]
+    data_sheet: Digest
+    cohort: Digest
+    policy: Digest
+    code_version: Version
+    sample_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    noise_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    delta: Finite | None = None
+    epsilon_study: Finite | None = None  # this study so far on this lineage, composed
+    epsilon_lineage: Finite | None = None  # everything ever spent on this lineage, composed
+    epsilon_cap: Finite | None = None  # the site's own cap for the lineage
+    ledger_head: Digest | None = None  # after this update's reservation
+    ledger_length: Count | None = None

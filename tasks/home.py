@@ -1,0 +1,67 @@
+"""The folder of the coordinator: federation, studies, exchange, registry and releases under one root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class CoordinatorHome:
+    """Paths inside the coordinator's home. Nothing is created by naming it."""
+
+    root: Path
+
+    @property
+    def signing_key(self) -> Path:
+        """Ed25519 key (PKCS #8 PEM) that signs plans, records and releases."""
+        return self.root / "keys" / "sign.pem"
+
+    @property
+    def api_key(self) -> Path:
+        """Ed25519 key (PKCS #8 PEM) for Airflow's own tokens."""
+        return self.root / "keys" / "api.pem"
+
+    @property
+    def edge_jwks(self) -> Path:
+        """Public edge keys of the enrolled sites as a JSON Web Key Set; `kid` is the site's name."""
+        return self.root / "keys" / "edge.jwks.json"
+
+    @property
+    def federation(self) -> Path:
+        """The registry of enrolled sites (names, public keys, declared sizes)."""
+        return self.root / "federation.json"
+
+    @property
+    def studies(self) -> Path:
+        """One folder per registered study."""
+        return self.root / "studies"
+
+    def study(self, study: str) -> Path:
+        """Protocol, head, plans, envelopes and records of a study."""
+        return self.studies / study
+
+    @property
+    def exchange(self) -> Path:
+        """The content-addressed store of tensors."""
+        return self.root / "exchange"
+
+    @property
+    def presence(self) -> Path:
+        """One file per site, touched at every authenticated request of its edge worker."""
+        return self.root / "presence"
+
+    @property
+    def registry(self) -> Path:
+        """The git + DVC + GTO repository of models and releases."""
+        return self.root / "registry"
+
+    @property
+    def releases(self) -> Path:
+        """Published releases: `<study>/<version>/`."""
+        return self.root / "releases"
+
+    @property
+    def airflow(self) -> Path:
+        """AIRFLOW_HOME of the coordinator."""
+        return self.root / "airflow"
