@@ -1,1 +1,1 @@
-"""The registry of models, one file each. Preprocessing lives inside the model, so an export takes raw units."""
+"""The registry of models, one file each. Preprocessing is part of the model: an export takes raw units."""

@@ -21,7 +21,8 @@ class TabularModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logit of the label's positive class."""
-        return self.network(self.preprocessing(x)).squeeze(-1)
+        logits: Tensor = self.network(self.preprocessing(x))
+        return logits.squeeze(-1)
 
 
 def logistic(protocol: StudyProtocol) -> TabularModel:

@@ -1,0 +1,104 @@
+"""What the coordinator checks before an update may touch the model (design section 4)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from contracts.errors import ConsiliumError
+from contracts.plan import RoundPlan
+from contracts.study import PatientPrivacy, StudyProtocol
+from contracts.update import UpdateEnvelope
+from tasks.exchange import DirectoryExchange, file_digest
+from tasks.tensors import TensorFile
+
+WITHOUT_CLIP = 100.0  # gradient norm assumed possible per root dimension when nothing clips it
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What every update of a plan must look like; `max_norm` is the largest plausible L2 norm."""
+
+    shapes: dict[str, tuple[int, ...]]
+    max_norm: float
+
+
+def check_envelope(envelope: UpdateEnvelope, plan: RoundPlan, plan_digest: str, site: str) -> None:
+    """Check that an envelope answers this plan and no other.
+
+    Raises:
+        ConsiliumError: E504, another study, protocol, round, plan or site; E503, another base model;
+            E305, a code version that the plan does not accept; E511, another data sheet.
+    """
+    wanted = {
+        "study": plan.study,
+        "protocol_hash": plan.protocol_hash,
+        "plan": plan_digest,
+        "round": plan.round,
+        "site": site,
+    }
+    for field, value in wanted.items():
+        if getattr(envelope, field) != value:
+            raise ConsiliumError("E504", f"{field} is {getattr(envelope, field)!r}, expected {value!r}")
+    if envelope.base_model != plan.base_model:
+        raise ConsiliumError("E503", f"base model {envelope.base_model}, expected {plan.base_model}")
+    if envelope.code_version not in plan.code_versions:
+        raise ConsiliumError("E305", f"code {envelope.code_version}, expected one of {plan.code_versions}")
+    entry = plan.entry(site)
+    if entry is None:
+        raise ConsiliumError("E306", f"site {site!r} is not on the roster")
+    if envelope.data_sheet != entry.data_sheet:
+        raise ConsiliumError("E511", f"data sheet {envelope.data_sheet}, expected {entry.data_sheet}")
+
+
+def check_tensors(exchange: DirectoryExchange, envelope: UpdateEnvelope, expected: Expectation) -> TensorFile:
+    """Check the tensors of an update in one pass over the file and one over its digest.
+
+    Raises:
+        ConsiliumError: E509, missing or of another digest; E501, names, shapes or types; E502, not finite;
+            E505, the norm is above the bound.
+    """
+    path = exchange.path_of(envelope.tensors)
+    if not path.is_file():
+        raise ConsiliumError("E509", f"digest {envelope.tensors}")
+    if path.stat().st_size != envelope.tensor_bytes or file_digest(path) != envelope.tensors:
+        raise ConsiliumError("E509", f"the content under {envelope.tensors} has another digest or size")
+    file = TensorFile(path)
+    if file.shapes != expected.shapes:
+        raise ConsiliumError("E501", f"tensors {file.shapes}, expected {expected.shapes}")
+    square = 0.0
+    for name in file.shapes:
+        for _, values in file.blocks(name):
+            # A sum of squares is finite only if every value is; huge finite values overflow and are checked.
+            part = float(np.dot(values, values))
+            if not math.isfinite(part):
+                if not np.isfinite(values).all():
+                    raise ConsiliumError("E502", f"tensor {name!r} holds NaN or infinity")
+                part = float(np.dot(values.astype(np.float64), values.astype(np.float64)))
+            square += part
+    if math.sqrt(square) > expected.max_norm:
+        raise ConsiliumError("E505", f"L2 norm {math.sqrt(square):.4g}, expected <= {expected.max_norm:.4g}")
+    return file
+
+
+def training_norm_bound(
+    protocol: StudyProtocol, dimension: int, declared_size: int, noise_multiplier: float | None
+) -> float:
+    """Largest L2 norm of an honest parameter change, up to a probability below 1e-9.
+
+    With DP-SGD one step moves by lr x (sum of at most B clipped gradients + noise) / (rate x N): B is
+    bounded by twice the expected batch plus ten standard deviations, the noise vector by
+    sigma x C x (sqrt(d) + 7) (Laurent and Massart 2000, lemma 1). Momentum multiplies by 1 / (1 - m).
+    Without clipping no such bound exists; a loose one keeps out only absurd updates.
+    """
+    settings = protocol.training
+    reach = settings.learning_rate * settings.steps / (1.0 - settings.momentum)
+    if isinstance(protocol.privacy, PatientPrivacy) and noise_multiplier is not None:
+        clip = protocol.privacy.max_grad_norm
+        batch = settings.sample_rate * declared_size
+        signal = clip * (2.0 * batch + 10.0 * math.sqrt(batch) + 10.0) / batch
+        noise = noise_multiplier * clip * (math.sqrt(dimension) + 7.0) / batch
+        return reach * (signal + noise) * (1.0 + settings.weight_decay * reach)
+    return reach * WITHOUT_CLIP * math.sqrt(dimension)

@@ -1,0 +1,113 @@
+"""The head: where a study stands, advanced by compare-and-set. It is the truth, whatever Airflow repeats."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import ValidationError
+
+from contracts.errors import ConsiliumError
+from contracts.fields import Contract, Count, Digest, StudyName, Text, Timestamp
+from contracts.signing import first_problem
+from contracts.study import StudyProtocol, parse_study
+from tasks.files import locked, read_json, write_json
+from tasks.home import CoordinatorHome
+
+
+class Head(Contract):
+    """State of one study. `version` counts every change and is what compare-and-set compares."""
+
+    study: StudyName
+    protocol_hash: Digest
+    version: Count = 0
+    status: Literal["registered", "running", "finished", "released", "rejected"] = "registered"
+    round: Count  # the round that is open, or comes next
+    plan: Digest | None = None  # of the exchange that is open: a round, or a release's evaluation
+    refusals: Count = 0  # of this round for want of a quorum
+    reason: Text | None = None  # why the study waits or was rejected
+    model: Digest | None = None  # global model after the last closed round
+    optimiser: Digest | None = None  # coordinator's kept state beside it
+    runs: dict[str, Count] = {}  # Airflow run id -> the round it was bound to
+    release_run: Text | None = None
+    model_plan: Digest | None = None  # release: plan of the evaluation
+    candidate: Digest | None = None
+    updated: Timestamp
+
+
+def now() -> str:
+    """UTC time in whole seconds, as contracts write it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def load_protocol(home: CoordinatorHome, study: str) -> StudyProtocol:
+    """Read the registered protocol.
+
+    Raises:
+        ConsiliumError: E102, no such study.
+    """
+    path = home.study(study) / "protocol.json"
+    if not path.exists():
+        raise ConsiliumError("E102", f"study {study!r}; registered: {registered_studies(home)}")
+    return parse_study(read_json(path), str(path))
+
+
+def registered_studies(home: CoordinatorHome) -> list[str]:
+    """Names of the studies this coordinator knows."""
+    return sorted(path.parent.name for path in home.studies.glob("*/protocol.json"))
+
+
+def load_head(home: CoordinatorHome, study: str) -> Head:
+    """Read the head of a study.
+
+    Raises:
+        ConsiliumError: E102, no such study or a damaged head.
+    """
+    path = home.study(study) / "head.json"
+    if not path.exists():
+        raise ConsiliumError("E102", f"study {study!r}; registered: {registered_studies(home)}")
+    try:
+        return Head.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ConsiliumError("E102", f"{path}: {first_problem(error)}") from error
+
+
+def advance(home: CoordinatorHome, old: Head, **changes: object) -> Head:
+    """Replace `old` by itself with `changes`, if the stored head still is `old`.
+
+    Raises:
+        ConsiliumError: E507, another task advanced the head meanwhile; nothing is written.
+    """
+    folder = home.study(old.study)
+    with locked(folder / ".head.lock"):
+        stored = load_head(home, old.study)
+        if stored.version != old.version:
+            raise ConsiliumError("E507", f"version {stored.version}, expected {old.version}")
+        fields = {**old.model_dump(), **changes, "version": old.version + 1, "updated": now()}
+        new = Head.model_validate(fields)
+        write_json(folder / "head.json", new.model_dump(mode="json"))
+    return new
+
+
+def register_study(home: CoordinatorHome, protocol: StudyProtocol) -> Head:
+    """Make a study known here. The same protocol again changes nothing.
+
+    Raises:
+        ConsiliumError: E101, another protocol is registered under this name.
+    """
+    folder = home.study(protocol.study)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".head.lock"):
+        if (folder / "head.json").exists():
+            head = load_head(home, protocol.study)
+            if head.protocol_hash != protocol.hash:
+                raise ConsiliumError(
+                    "E101", f"study {protocol.study!r} is registered with another protocol; amend it"
+                )
+            return head
+        write_json(folder / "protocol.json", protocol.body())
+        head = Head(
+            study=protocol.study, protocol_hash=protocol.hash, round=protocol.first_round, updated=now()
+        )
+        write_json(folder / "head.json", head.model_dump(mode="json"))
+    return head

@@ -1,0 +1,92 @@
+"""Documents of a study at the coordinator, and global states in its exchange."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from safetensors.numpy import load_file, save
+
+from contracts.errors import ConsiliumError
+from contracts.plan import RoundPlan
+from contracts.signing import Signed, open_signed, parse_signed, to_text
+from strategies.interface import Global, Tensors
+from tasks.exchange import DirectoryExchange
+from tasks.federation import coordinator_key
+from tasks.files import read_json, write_atomic, write_json
+from tasks.home import CoordinatorHome
+
+
+def save_plan(home: CoordinatorHome, plan: RoundPlan) -> str:
+    """Sign and store a plan under its digest and return the digest."""
+    signed = coordinator_key(home).sign(plan)
+    write_atomic(home.study(plan.study) / "plans" / f"{signed.digest}.json", to_text(signed).encode())
+    return signed.digest
+
+
+def plan_text(home: CoordinatorHome, study: str, digest: str) -> str:
+    """The signed plan as it is sent to the sites."""
+    return (home.study(study) / "plans" / f"{digest}.json").read_text()
+
+
+def load_plan(home: CoordinatorHome, study: str, digest: str) -> RoundPlan:
+    """Read a stored plan and check the coordinator's own signature on it."""
+    return open_signed(plan_text(home, study, digest), RoundPlan, "coordinator", coordinator_key(home).public)
+
+
+def save_answer(home: CoordinatorHome, study: str, plan: str, site: str, text: str) -> None:
+    """Keep a site's signed document for a plan: replay and the release are made from these."""
+    write_atomic(home.study(study) / "answers" / plan / f"{site}.json", text.encode())
+
+
+def load_answer(home: CoordinatorHome, study: str, plan: str, site: str) -> str:
+    """Read a site's signed document for a plan."""
+    return (home.study(study) / "answers" / plan / f"{site}.json").read_text()
+
+
+def save_sheet(home: CoordinatorHome, study: str, site: str, text: str) -> None:
+    """Keep a site's newest data sheet."""
+    write_atomic(home.study(study) / "sheets" / f"{site}.json", text.encode())
+
+
+def load_sheet(home: CoordinatorHome, study: str, site: str) -> Signed | None:
+    """Read a site's newest data sheet (signed; verified when it was admitted), or None."""
+    path = home.study(study) / "sheets" / f"{site}.json"
+    return parse_signed(path.read_text()) if path.exists() else None
+
+
+def save_record(home: CoordinatorHome, study: str, name: str, record: dict) -> None:
+    """Write the record of a round (or of an intake or release step)."""
+    write_json(home.study(study) / "records" / f"{name}.json", record)
+
+
+def load_record(home: CoordinatorHome, study: str, name: str) -> dict:
+    """Read a record.
+
+    Raises:
+        ConsiliumError: E102, there is none of this name.
+    """
+    path = home.study(study) / "records" / f"{name}.json"
+    if not path.exists():
+        raise ConsiliumError("E102", f"study {study!r} has no record {name!r}")
+    return read_json(path)
+
+
+def put_tensors(home: CoordinatorHome, tensors: Tensors) -> str:
+    """Store tensors in the exchange as safetensors (bytes are a function of the tensors)."""
+    exchange = DirectoryExchange(home.exchange)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state.safetensors"
+        path.write_bytes(save(dict(sorted(tensors.items()))))
+        return exchange.put(path)
+
+
+def get_tensors(home: CoordinatorHome, digest: str) -> Tensors:
+    """Load tensors from the exchange."""
+    tensors: Tensors = load_file(DirectoryExchange(home.exchange).path_of(digest))
+    return tensors
+
+
+def load_global(home: CoordinatorHome, model: str, optimiser: str | None) -> Global:
+    """Load a global model and what the coordinator's optimiser kept beside it."""
+    return Global(model=get_tensors(home, model), optimiser=get_tensors(home, optimiser) if optimiser else {})
