@@ -1,0 +1,161 @@
+"""Calibration of a probability: intercept, slope and the merged bins of the calibration plot.
+
+Steyerberg, Clinical Prediction Models (2nd ed. 2019), chapter 15; Van Calster et al., BMC Medicine 17 (2019).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.evaluation import CalibrationBin, Estimate
+from validation.proportion import Z
+
+_MAX_ITERATIONS = 100
+
+
+def logit(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the log odds; probabilities are kept 1e-7 away from 0 and 1 (float32 cannot tell them apart)."""
+    p = np.clip(probability, 1e-7, 1 - 1e-7)
+    return np.log(p) - np.log1p(-p)
+
+
+def calibration_intercept(probability: NDArray[np.float64], label: NDArray[np.int64]) -> Estimate | None:
+    """Return calibration-in-the-large: the intercept of a logistic model with the logit as offset.
+
+    0 is perfect; above 0 the model predicts too little risk. None with one class only (no finite estimate).
+
+    Args:
+        probability: float64 [patients].
+        label: int64 [patients], 0 or 1.
+    """
+    if label.min() == label.max():
+        return None
+    fit = _logistic(np.ones((len(label), 1)), logit(probability), label)
+    return None if fit is None else _normal(fit[0][0], fit[1][0])
+
+
+def calibration_slope(probability: NDArray[np.float64], label: NDArray[np.int64]) -> Estimate | None:
+    """Return the slope of the logistic recalibration `label ~ a + slope * logit`.
+
+    1 is perfect; below 1 the predictions are too extreme. None where no finite estimate exists: one class
+    only, a constant prediction, or classes that the logit separates (Albert & Anderson, Biometrika 71, 1984;
+    with one covariate separation is a comparison of ranges).
+
+    Args:
+        probability: float64 [patients].
+        label: int64 [patients], 0 or 1.
+    """
+    x = logit(probability)
+    positive, negative = x[label == 1], x[label == 0]
+    if len(positive) == 0 or len(negative) == 0:
+        return None
+    if positive.min() >= negative.max() or negative.min() >= positive.max():
+        return None
+    centre, scale = x.mean(), x.std()
+    if scale < 1e-9:
+        return None
+    fit = _logistic(np.column_stack([np.ones_like(x), (x - centre) / scale]), np.zeros_like(x), label)
+    return None if fit is None else _normal(fit[0][1] / scale, fit[1][1] / scale)
+
+
+def calibration_bins(
+    probability: NDArray[np.float64], label: NDArray[np.int64], minimum_cell: int, bins: int = 10
+) -> list[CalibrationBin]:
+    """Return bins of rising risk, merged until each holds the minimum cell of events and of non-events.
+
+    Patients with equal predictions stay together, so the bins are a function of the set of patients.
+
+    Args:
+        probability: float64 [patients].
+        label: int64 [patients], 0 or 1.
+        minimum_cell: smallest count of either class in a bin.
+        bins: wanted number; fewer come out when classes are small, none when a class is below the cell.
+    """
+    order = np.argsort(probability, kind="stable")
+    p, y = probability[order], label[order]
+    events = np.cumsum(y)
+    size = np.arange(1, len(y) + 1)
+    last_of_tie = np.append(p[1:] > p[:-1], True)
+    target = max(len(y) / bins, 1)
+
+    cuts: list[int] = []
+    start = 0
+    for end in (int(i) + 1 for i in np.flatnonzero(last_of_tie)):
+        in_bin = int(events[end - 1] - (events[start - 1] if start else 0))
+        after = int(events[-1] - events[end - 1])
+        enough = min(in_bin, end - start - in_bin) >= minimum_cell
+        # What stays behind must make a bin of its own; else this bin runs to the end.
+        rest_enough = min(after, int(size[-1]) - end - after) >= minimum_cell
+        if enough and end - start >= target and rest_enough:
+            cuts.append(end)
+            start = end
+    remaining = int(y[start:].sum())
+    if min(remaining, len(y) - start - remaining) < minimum_cell:
+        return []
+    edges = [0, *cuts, len(y)]
+    return [
+        CalibrationBin(
+            mean_predicted=float(np.clip(p[a:b].mean(), 0, 1)), observed=float(y[a:b].mean()), n=b - a
+        )
+        for a, b in itertools.pairwise(edges)
+    ]
+
+
+def _logistic(
+    design: NDArray[np.float64], offset: NDArray[np.float64], label: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Maximum likelihood by Newton-Raphson with step halving: (coefficients, standard errors), or None."""
+    beta = np.zeros(design.shape[1])
+    best = _log_likelihood(design @ beta + offset, label)
+    for _ in range(_MAX_ITERATIONS):
+        mu = _expit(design @ beta + offset)
+        information = design.T @ (design * (mu * (1 - mu))[:, None])
+        gradient = design.T @ (label - mu)
+        try:
+            step = np.linalg.solve(information, gradient)
+        except np.linalg.LinAlgError:
+            return None
+        # A far-off start makes mu(1 - mu) vanish and the Newton step explode.
+        step *= min(1.0, 10 / max(float(np.abs(step).max()), 1e-300))
+        for halving in range(40):
+            trial = beta + step * 0.5**halving
+            likelihood = _log_likelihood(design @ trial + offset, label)
+            if likelihood >= best - 1e-12 * abs(best):
+                break
+        else:
+            return None
+        beta, best = trial, likelihood
+        if float(np.abs(step).max()) < 1e-9:
+            mu = _expit(design @ beta + offset)
+            information = design.T @ (design * (mu * (1 - mu))[:, None])
+            try:
+                variance = np.diag(np.linalg.inv(information))
+            except np.linalg.LinAlgError:
+                return None
+            if not np.all(np.isfinite(variance)) or np.any(variance <= 0):
+                return None
+            return beta, np.sqrt(variance)
+    return None
+
+
+def _log_likelihood(eta: NDArray[np.float64], label: NDArray[np.int64]) -> float:
+    return float(np.sum(label * eta - np.logaddexp(0, eta)))
+
+
+def _expit(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def _normal(value: float, error: float) -> Estimate | None:
+    if not (math.isfinite(value) and math.isfinite(error)):
+        return None
+    return Estimate(
+        value=float(value),
+        standard_error=float(error),
+        lower=float(value - Z * error),
+        upper=float(value + Z * error),
+    )

@@ -1,0 +1,85 @@
+"""Which patients are in which group of the protocol's subgroups, and which groups may be shown.
+
+A group is withheld when it holds fewer than the minimum cell of events or of non-events (primary
+suppression). The class totals of the hospital are known, so whatever the shown groups leave over can be
+computed by subtraction: further groups, smallest first, are withheld until the rest is empty or itself meets
+the minimum cell (complementary suppression; Hundepool et al., Statistical Disclosure Control, 2012, ch. 4).
+Patients in no group (the feature is missing) belong to that rest.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.study import CategoricalFeature, StudyProtocol, Subgroup
+
+
+def group_members(
+    subgroup: Subgroup, features: NDArray[np.float32], protocol: StudyProtocol
+) -> dict[str, NDArray[np.bool_]]:
+    """Return the members of each group by its label: `1` for a level, `<50`, `50-65`, `>=65` for bands.
+
+    Args:
+        subgroup: from the protocol.
+        features: float32 [patients, F], NaN for missing, in the order of the protocol's features.
+        protocol: names the features and their levels.
+
+    Returns:
+        label -> bool [patients], disjoint; in the order of levels or edges.
+    """
+    values = features[:, protocol.feature_names.index(subgroup.feature)]
+    feature = next(f for f in protocol.features if f.name == subgroup.feature)
+    if isinstance(feature, CategoricalFeature) and not subgroup.edges:
+        return {f"{level:g}": values == np.float32(level) for level in feature.levels}
+    edges = sorted({np.float32(edge) for edge in subgroup.edges})
+    members = {f"<{edges[0]:g}": values < edges[0]}
+    for low, high in itertools.pairwise(edges):
+        members[f"{low:g}-{high:g}"] = (values >= low) & (values < high)
+    members[f">={edges[-1]:g}"] = values >= edges[-1]
+    return members
+
+
+def shown_groups(
+    members: dict[str, NDArray[np.bool_]], label: NDArray[np.int64], minimum_cell: int
+) -> set[str]:
+    """Return the groups whose counts may leave; no withheld count follows from the totals and these.
+
+    Args:
+        members: label -> bool [patients], disjoint groups.
+        label: int64 [patients], 0 or 1.
+        minimum_cell: smallest class total that may leave.
+    """
+    shown = {g for g, mask in members.items() if _meets(label[mask], minimum_cell)}
+    while shown:
+        rest = label[~np.any([members[g] for g in shown], axis=0)]
+        if len(rest) == 0 or _meets(rest, minimum_cell):
+            break
+        shown.remove(min(shown, key=lambda g: (int(members[g].sum()), g)))
+    return shown
+
+
+def differenceable(
+    first: dict[str, NDArray[np.bool_]],
+    second: dict[str, NDArray[np.bool_]],
+    label: NDArray[np.int64],
+    minimum_cell: int,
+) -> bool:
+    """Say whether two partitions by one feature cut out a cell that is too small to be known.
+
+    Bands <65 and <66 differ by the patients of 65: both may be large, their difference small. Every cell of
+    the common refinement must be empty or meet the minimum cell.
+    """
+    for a in first.values():
+        for b in second.values():
+            cell = label[a & b]
+            if len(cell) and not _meets(cell, minimum_cell):
+                return True
+    return False
+
+
+def _meets(label: NDArray[np.int64], minimum_cell: int) -> bool:
+    events = int(label.sum())
+    return min(events, len(label) - events) >= minimum_cell
