@@ -51,7 +51,7 @@ class TensorFile:
             position, size = 0, (end - begin) // 4
             while position < size:
                 part = buffer[: min(BLOCK, size - position)]
-                view, filled = memoryview(part).cast("B"), 0
+                view, filled = memoryview(part.data).cast("B"), 0
                 while filled < len(view):
                     filled += file.readinto(view[filled:]) or 0
                 yield slice(position, position + len(part)), part

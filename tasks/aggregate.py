@@ -1,0 +1,78 @@
+"""From a global state and admitted updates to the next global state: a deterministic function of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from contracts.plan import RoundPlan
+from contracts.study import StudyProtocol
+from contracts.update import UpdateEnvelope
+from strategies.interface import Admitted, Global
+from strategies.normalisation import normalised_start, statistics_norm_bound, statistics_shapes
+from strategies.registry import strategy_of
+from tasks.admission import Expectation, training_norm_bound
+from tasks.exchange import DirectoryExchange
+from tasks.home import CoordinatorHome
+from tasks.store import load_global, put_tensors
+from tasks.tensors import TensorFile
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a round starts from: digests of the global model and of the coordinator's kept state."""
+
+    model: str | None
+    optimiser: str | None
+
+
+def expectation(
+    home: CoordinatorHome, protocol: StudyProtocol, plan: RoundPlan, declared_size: int
+) -> Expectation:
+    """What a site of this declared size must send for a plan."""
+    if plan.kind == "statistics":
+        return Expectation(
+            shapes=statistics_shapes(protocol),
+            max_norm=statistics_norm_bound(protocol, declared_size, plan.noise_multiplier),
+        )
+    assert plan.base_model is not None
+    model = load_global(home, plan.base_model, None).model
+    shapes = strategy_of(protocol).expected(protocol, model)
+    dimension = sum(model[name].size for name in shapes)
+    return Expectation(
+        shapes=shapes,
+        max_norm=training_norm_bound(protocol, dimension, declared_size, plan.noise_multiplier),
+    )
+
+
+def weight_of(protocol: StudyProtocol, declared_size: int) -> float:
+    """Aggregation weight: declared sizes or equal, never a count taken from data."""
+    return float(declared_size) if protocol.strategy.weights == "declared" else 1.0
+
+
+def aggregate(
+    home: CoordinatorHome, protocol: StudyProtocol, kind: str, base: Base, updates: list[UpdateEnvelope],
+    weights: dict[str, float],
+) -> Base:
+    """Combine admitted updates in the order of their sites' names and store the new global state.
+
+    Deterministic: the same base and the same update digests give the same bytes, so that
+    `consilium study replay` can check every round.
+    """
+    exchange = DirectoryExchange(home.exchange)
+
+    def admitted() -> Iterator[Admitted]:
+        for envelope in sorted(updates, key=lambda e: e.site):
+            file = TensorFile(exchange.path_of(envelope.tensors))
+            yield Admitted(site=envelope.site, weight=weights[envelope.site], tensors=file)
+
+    if kind == "statistics":
+        state = Global(model=normalised_start(protocol, admitted()))
+    else:
+        assert base.model is not None
+        start = load_global(home, base.model, base.optimiser)
+        state = strategy_of(protocol).coordinator(protocol, start, admitted())
+    return Base(
+        model=put_tensors(home, state.model),
+        optimiser=put_tensors(home, state.optimiser) if state.optimiser else None,
+    )

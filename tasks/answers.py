@@ -1,0 +1,87 @@
+"""Opening what the sites of a roster answered to a plan: documents, refusals and silence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel
+
+from contracts.errors import SENTENCES, ConsiliumError
+from contracts.plan import RoundPlan
+from contracts.refusal import Refusal
+from contracts.signing import open_signed, parse_signed
+from tasks.federation import Federation, load_federation
+from tasks.home import CoordinatorHome
+
+Document = TypeVar("Document", bound=BaseModel)
+
+
+@dataclass
+class Answers(Generic[Document]):
+    """Answers by site, in the roster's order of names."""
+
+    documents: dict[str, Document] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)  # site -> number
+    silent: list[str] = field(default_factory=list)
+
+    def refuse(self, site: str, error: ConsiliumError) -> None:
+        """Move a site's document to the refused, with the coordinator's number."""
+        self.documents.pop(site, None)
+        self.refused[site] = error.number
+
+    def reasons(self) -> dict[str, dict[str, str]]:
+        """Refusals as records show them."""
+        return {
+            site: {"number": number, "name": SENTENCES[number][0], "sentence": SENTENCES[number][1]}
+            for site, number in sorted(self.refused.items())
+        }
+
+    def summary(self) -> str:
+        """One line for logs and pages: who delivered, who refused and why, who was silent."""
+        parts = [f"delivered: {', '.join(self.documents) or 'none'}"]
+        if self.refused:
+            parts.append("refused: " + ", ".join(f"{s} ({n})" for s, n in sorted(self.refused.items())))
+        if self.silent:
+            parts.append(f"silent: {', '.join(self.silent)}")
+        return "; ".join(parts)
+
+
+def open_answer(
+    federation: Federation, site: str, text: str, kind: type[Document], plan: RoundPlan | None
+) -> tuple[Document, str]:
+    """Verify one site's answer and return it with its digest.
+
+    Raises:
+        ConsiliumError: the number of the site's own refusal, or E802, E803, E806 for a bad document.
+    """
+    public = federation.member(site).sign_key
+    signed = parse_signed(text)
+    if signed.type == Refusal.__name__:
+        refusal = open_signed(text, Refusal, site, public)
+        if refusal.site != site or (plan is not None and refusal.study != plan.study):
+            raise ConsiliumError("E803", f"the refusal speaks for {refusal.site!r} in {refusal.study!r}")
+        raise ConsiliumError(refusal.number)
+    return open_signed(text, kind, site, public), signed.digest
+
+
+def gather(
+    home: CoordinatorHome, plan: RoundPlan, results: dict[str, str | None], kind: type[Document]
+) -> Answers[Document]:
+    """Open the answers of every site on the plan's roster; what others sent is not looked at."""
+    federation = load_federation(home)
+    answers: Answers[Document] = Answers()
+    for site in sorted(entry.site for entry in plan.roster):
+        text = results.get(site)
+        if not text:
+            answers.silent.append(site)
+            continue
+        try:
+            document, digest = open_answer(federation, site, text, kind, plan)
+        except ConsiliumError as error:
+            answers.refused[site] = error.number
+            continue
+        answers.documents[site], answers.texts[site], answers.digests[site] = document, text, digest
+    return answers

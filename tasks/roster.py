@@ -1,0 +1,97 @@
+"""Making a plan: who is on the roster, who is not and why."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from contracts.datasheet import DataSheet
+from contracts.plan import RosterEntry, RoundPlan
+from contracts.study import StudyProtocol
+from contracts.version import CODE_VERSION
+from privacy.calibration import StudyNoise, calibrate
+from tasks.federation import load_federation
+from tasks.files import locked, read_json, write_json
+from tasks.head import Head, now
+from tasks.home import CoordinatorHome
+from tasks.intake import admitted_sheets
+from tasks.store import load_sheet
+
+Kind = Literal["statistics", "training", "evaluation", "verification"]
+
+
+def eligible_sites(
+    home: CoordinatorHome, protocol: StudyProtocol, present: set[str]
+) -> tuple[dict[str, tuple[DataSheet, str]], dict[str, str]]:
+    """Return the sites that a plan can count on, and why each of the others is absent."""
+    sheets = admitted_sheets(home, protocol.study, protocol.hash)
+    eligible, absent = {}, {}
+    for site in load_federation(home).sites:
+        if site not in sheets:
+            known = load_sheet(home, protocol.study, site) is not None
+            absent[site] = "blocked by data quality or protocol version" if known else "no data sheet"
+        elif site not in present:
+            absent[site] = "not connected"
+        else:
+            eligible[site] = sheets[site]
+    return eligible, absent
+
+
+def study_noise(home: CoordinatorHome, protocol: StudyProtocol) -> StudyNoise | None:
+    """The study's calibrated noise, computed once and kept; None without differential privacy."""
+    if protocol.privacy.mode == "none":
+        return None
+    path = home.study(protocol.study) / "noise.json"
+    if not path.exists():
+        noise = calibrate(protocol)
+        value = {"statistics": noise.statistics, "training": noise.training, "epsilon": noise.epsilon}
+        write_json(path, value)
+    return StudyNoise(**read_json(path))
+
+
+def make_plan(
+    home: CoordinatorHome,
+    protocol: StudyProtocol,
+    head: Head,
+    kind: Kind,
+    eligible: dict[str, tuple[DataSheet, str]],
+    *,
+    attempt: int = 1,
+    artefact: str | None = None,
+) -> RoundPlan:
+    """Write the plan of the next exchange for these sites."""
+    noise = study_noise(home, protocol) if kind in ("statistics", "training") else None
+    heads = last_ledger_heads(home)
+    roster = [
+        RosterEntry(
+            site=site, data_sheet=digest, declared_size=sheet.declared_size, ledger_head=heads.get(site)
+        )
+        for site, (sheet, digest) in sorted(eligible.items())
+    ]
+    return RoundPlan(
+        study=protocol.study,
+        protocol_hash=protocol.hash,
+        kind=kind,
+        round=head.round,
+        attempt=attempt,
+        rounds=protocol.rounds,
+        base_model=head.model,
+        artefact=artefact,
+        roster=roster,
+        code_versions=[CODE_VERSION],
+        noise_multiplier=None if noise is None else noise.statistics if kind == "statistics" else noise.training,
+        expected_epsilon=None if noise is None else noise.epsilon,
+        deadline_seconds=protocol.deadline_seconds,
+        created=now(),
+    )
+
+
+def last_ledger_heads(home: CoordinatorHome) -> dict[str, str]:
+    """The newest ledger head that each site has shown, over all studies: an older ledger is a rollback."""
+    path = home.root / "ledger_heads.json"
+    return dict(read_json(path)) if path.exists() else {}
+
+
+def note_ledger_heads(home: CoordinatorHome, heads: dict[str, str]) -> None:
+    """Remember the ledger heads that sites showed with their updates."""
+    with locked(home.root / ".ledger_heads.lock"):
+        write_json(home.root / "ledger_heads.json", {**last_ledger_heads(home), **heads})

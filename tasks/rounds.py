@@ -1,0 +1,317 @@
+"""One round of a study at the coordinator: open it, close it, and what to ring when nothing moves.
+
+Every function acts on the head and on signed documents, never on the event that called it, so that a
+cleared, repeated or hand-started run does no harm (design section 3).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from contracts.errors import ConsiliumError
+from contracts.plan import RoundPlan
+from contracts.study import PatientPrivacy, StudyProtocol
+from contracts.update import UpdateEnvelope
+from privacy.accountant import Spend, epsilon
+from tasks.admission import check_envelope, check_tensors
+from tasks.aggregate import Base, aggregate, expectation, weight_of
+from tasks.answers import Answers, gather
+from tasks.exchange import DirectoryExchange
+from tasks.federation import load_federation
+from tasks.head import Head, advance, load_head, load_protocol, now, registered_studies
+from tasks.home import CoordinatorHome
+from tasks.presence import present_sites
+from tasks.roster import eligible_sites, make_plan, note_ledger_heads
+from tasks.store import load_plan, load_record, plan_text, put_tensors, save_answer, save_plan, save_record
+
+IDLE_SECONDS = 20.0  # without activity before the watchdog rings
+
+
+@dataclass(frozen=True)
+class OpenedRound:
+    """What a run has to do: a signed plan for its roster, or nothing and the reason."""
+
+    plan: str | None
+    roster: list[str] = field(default_factory=list)
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ClosedRound:
+    """What to ring after a round, and the round's record."""
+
+    next: Literal["round", "finished"] | None
+    record: dict[str, Any]
+
+
+def open_round(home: CoordinatorHome, study: str, run_id: str, present: set[str]) -> OpenedRound:
+    """Open the study's next round for this run, or resume the one that is open.
+
+    A run is bound to the round that it first opened: cleared after that round was closed, it finds nothing
+    to do. A round that missed its quorum is resumed under the same plan while that plan's roster can still
+    reach the quorum, so that updates already trained are sent again and nothing is spent twice; otherwise
+    it is planned anew.
+
+    Raises:
+        ConsiliumError: E506, fewer than `min_sites` hospitals are there to train.
+    """
+    head = load_head(home, study)
+    if head.status not in ("registered", "running"):
+        return OpenedRound(plan=None, reason=f"study {study} is {head.status}")
+    if head.runs.get(run_id, head.round) < head.round:
+        return OpenedRound(plan=None, reason=f"round {head.runs[run_id]} is closed")
+    protocol = load_protocol(home, study)
+    eligible, absent = eligible_sites(home, protocol, present)
+    runs = {**head.runs, run_id: head.round}
+    attempt = 1
+    if head.plan is not None:
+        plan = load_plan(home, study, head.plan)
+        reachable = {entry.site for entry in plan.roster} & set(eligible)
+        if len(reachable) >= protocol.min_sites or head.refusals == 0:
+            advance(home, head, runs=runs, status="running")
+            roster = sorted(reachable) if len(reachable) >= protocol.min_sites else roster_of(plan)
+            return OpenedRound(plan_text(home, study, head.plan), roster, f"round {head.round} resumed")
+        attempt = plan.attempt + 1
+    if len(eligible) < protocol.min_sites:
+        reason = waiting(protocol, head.round, sorted(eligible), absent)
+        advance(home, head, reason=reason[:500])
+        raise ConsiliumError("E506", reason)
+    if head.model is None and head.round == 1:
+        head = advance(home, head, model=initial_model(home, protocol))
+    kind: Literal["statistics", "training"] = "statistics" if head.round == 0 else "training"
+    plan = make_plan(home, protocol, head, kind, eligible, attempt=attempt)
+    digest = save_plan(home, plan)
+    save_record(home, study, str(head.round), opening_record(home, head, plan, digest, absent))
+    advance(home, head, runs=runs, status="running", plan=digest, reason=None)
+    return OpenedRound(plan_text(home, study, digest), roster_of(plan), f"round {head.round} opened")
+
+
+def roster_of(plan: RoundPlan) -> list[str]:
+    """Names of the sites on a plan's roster, sorted."""
+    return sorted(entry.site for entry in plan.roster)
+
+
+def waiting(protocol: StudyProtocol, round_number: int, eligible: list[str], absent: dict[str, str]) -> str:
+    """Say why a round cannot open."""
+    why = "; ".join(f"{site}: {reason}" for site, reason in sorted(absent.items()))
+    return f"round {round_number}: {len(eligible)} of at least {protocol.min_sites} sites ({why})"
+
+
+def initial_model(home: CoordinatorHome, protocol: StudyProtocol) -> str:
+    """Store the first global model of a study without federated statistics."""
+    from models.registry import initial_state  # torch: only here, so that every other round starts fast
+
+    return put_tensors(home, initial_state(protocol))
+
+
+def opening_record(
+    home: CoordinatorHome, head: Head, plan: RoundPlan, digest: str, absent: dict[str, str]
+) -> dict[str, Any]:
+    """The record of a round when it opens; earlier attempts at the same round are kept in it."""
+    attempts = []
+    if plan.attempt > 1:
+        earlier = load_record(home, plan.study, str(head.round))
+        attempts = [*earlier.pop("attempts", []), earlier]
+    return {
+        "study": plan.study,
+        "protocol_hash": plan.protocol_hash,
+        "round": plan.round,
+        "kind": plan.kind,
+        "attempt": plan.attempt,
+        "attempts": attempts,
+        "plan": digest,
+        "status": "open",
+        "opened": plan.created,
+        "base_model": plan.base_model,
+        "base_optimiser": head.optimiser,
+        "noise_multiplier": plan.noise_multiplier,
+        "expected": roster_of(plan),
+        "absent": absent,
+    }
+
+
+def close_round(
+    home: CoordinatorHome, study: str, run_id: str, results: dict[str, str | None]
+) -> ClosedRound:
+    """Admit the answers, aggregate, account, store, and advance the head.
+
+    Args:
+        results: each site's signed string (update or refusal), or None for silence.
+
+    Returns:
+        what to ring; `next` is None when this run's round was closed before.
+
+    Raises:
+        ConsiliumError: E506, fewer than `min_sites` updates were admitted: the round is refused, its record
+            says who delivered, who refused and why, and who was silent.
+    """
+    head = load_head(home, study)
+    if head.plan is None or head.runs.get(run_id) != head.round or head.status != "running":
+        return ClosedRound(next=None, record={})
+    protocol = load_protocol(home, study)
+    plan = load_plan(home, study, head.plan)
+    answers = gather(home, plan, results, UpdateEnvelope)
+    trained = list(answers.documents)
+    admit(home, protocol, plan, head.plan, answers)
+    record = {
+        **load_record(home, study, str(head.round)),
+        "closed": now(),
+        "trained": trained,
+        "admitted": list(answers.documents),
+        "refused": answers.reasons(),
+        "silent": answers.silent,
+    }
+    if len(answers.documents) < protocol.min_sites:
+        reason = (
+            f"round {head.round}: {len(answers.documents)} updates, at least {protocol.min_sites} needed; "
+            f"{answers.summary()}"
+        )
+        save_record(home, study, str(head.round), {**record, "status": "refused", "reason": reason})
+        advance(home, head, refusals=head.refusals + 1, reason=reason[:500])
+        raise ConsiliumError("E506", reason)
+    for site, text in answers.texts.items():
+        if site in answers.documents:
+            save_answer(home, study, head.plan, site, text)
+    weights = {
+        e.site: weight_of(protocol, e.declared_size) for e in plan.roster if e.site in answers.documents
+    }
+    updates = list(answers.documents.values())
+    result = aggregate(
+        home, protocol, plan.kind, Base(plan.base_model, head.optimiser), updates, weights
+    )
+    record |= {
+        "status": "closed",
+        "model": result.model,
+        "optimiser": result.optimiser,
+        "updates": [update_line(e, answers.digests[e.site], weights[e.site]) for e in updates],
+        "epsilon": accounted(home, protocol, record["round"], updates, plan),
+        "seconds": seconds_since(plan.created),
+    }
+    finished = head.round >= protocol.rounds
+    save_record(home, study, str(head.round), record)
+    advance(
+        home,
+        head,
+        round=head.round if finished else head.round + 1,
+        status="finished" if finished else "running",
+        plan=None,
+        refusals=0,
+        reason=None,
+        model=result.model,
+        optimiser=result.optimiser,
+        # Bound to a round that no longer is the head's: a cleared run of the last round finds nothing to do.
+        runs={**head.runs, run_id: head.round},
+    )
+    note_ledger_heads(home, {e.site: e.ledger_head for e in updates if e.ledger_head})
+    return ClosedRound(next="finished" if finished else "round", record=record)
+
+
+def admit(
+    home: CoordinatorHome,
+    protocol: StudyProtocol,
+    plan: RoundPlan,
+    plan_digest: str,
+    answers: Answers[UpdateEnvelope],
+) -> None:
+    """Check every delivered update and move those that fail to the refused, with their number."""
+    exchange = DirectoryExchange(home.exchange)
+    for site, envelope in list(answers.documents.items()):
+        entry = plan.entry(site)
+        assert entry is not None
+        try:
+            check_envelope(envelope, plan, plan_digest, site)
+            check_tensors(exchange, envelope, expectation(home, protocol, plan, entry.declared_size))
+        except ConsiliumError as error:
+            answers.refuse(site, error)
+
+
+def update_line(envelope: UpdateEnvelope, digest: str, weight: float) -> dict[str, Any]:
+    """What a round's record says of one admitted update."""
+    line = envelope.model_dump(mode="json", exclude_none=True)
+    names = ("site", "tensors", "data_sheet", "cohort", "policy", "code_version", "ledger_head")
+    names += ("ledger_length", "epsilon_study", "epsilon_lineage", "epsilon_cap")
+    return {**{name: line[name] for name in names if name in line}, "envelope": digest, "weight": weight}
+
+
+def accounted(
+    home: CoordinatorHome,
+    protocol: StudyProtocol,
+    round_number: int,
+    updates: list[UpdateEnvelope],
+    plan: RoundPlan,
+) -> dict[str, Any] | None:
+    """Epsilon per site as its ledger states it, composed again here from the plans it answered.
+
+    Raises:
+        ConsiliumError: E408, a site states less than the plans that it answered must have cost.
+    """
+    if not isinstance(protocol.privacy, PatientPrivacy):
+        return None
+    delta = protocol.privacy.delta
+    spends: dict[str, list[Spend]] = {envelope.site: [] for envelope in updates}
+    for number in range(protocol.first_round, round_number):
+        record = load_record(home, protocol.study, str(number))
+        for line in record["updates"]:
+            if line["site"] in spends:
+                spends[line["site"]].append(spend_of(protocol, record["kind"], record["noise_multiplier"]))
+    assert plan.noise_multiplier is not None
+    per_site, composed = {}, {}
+    for envelope in updates:
+        own = tuple([*spends[envelope.site], spend_of(protocol, plan.kind, plan.noise_multiplier)])
+        if own not in composed:
+            composed[own] = epsilon(list(own), delta)
+        stated = envelope.epsilon_study
+        if stated is None or stated < composed[own] - 1e-6:
+            raise ConsiliumError("E408", f"{envelope.site} states {stated}, its plans cost {composed[own]:.4f}")
+        per_site[envelope.site] = stated
+    return {
+        "delta": delta,
+        "sites": per_site,
+        "maximum": max(per_site.values()),
+        "planned": protocol.privacy.epsilon,
+    }
+
+
+def spend_of(protocol: StudyProtocol, kind: str, noise_multiplier: float) -> Spend:
+    """The triple that one exchange costs every site that answers it."""
+    if kind == "statistics":
+        return Spend(sample_rate=1.0, noise_multiplier=noise_multiplier, steps=1)
+    return Spend(
+        sample_rate=protocol.training.sample_rate,
+        noise_multiplier=noise_multiplier,
+        steps=protocol.training.steps,
+    )
+
+
+def seconds_since(timestamp: str) -> float:
+    """Seconds from a contract timestamp until now."""
+    return time.time() - datetime.strptime(timestamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
+
+
+def idle_studies(home: CoordinatorHome) -> list[str]:
+    """Studies that should be moving and are not: the watchdog rings for these.
+
+    A study with a cron cadence waits for its cron. One short of sites is rung only once enough are there.
+    """
+    idle = []
+    present = present_sites(home)
+    for study in registered_studies(home):
+        head, protocol = load_head(home, study), load_protocol(home, study)
+        if head.status != "running" or protocol.cadence == "cron":
+            continue
+        waited = seconds_since(head.updated)
+        limit = IDLE_SECONDS
+        if head.plan is not None and head.refusals == 0:
+            limit += protocol.deadline_seconds
+        eligible, _ = eligible_sites(home, protocol, present)
+        if waited > limit and len(eligible) >= protocol.min_sites:
+            idle.append(study)
+    return idle
+
+
+def enrolled(home: CoordinatorHome) -> list[str]:
+    """Names of the sites that DAG files lay out as groups."""
+    return load_federation(home).sites
