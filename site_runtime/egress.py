@@ -1,0 +1,134 @@
+"""The one door out of a hospital: re-validate, check against the policy, sign, log, hand over one string."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from contracts.canonical import canonical_json
+from contracts.datasheet import DataSheet
+from contracts.errors import ConsiliumError
+from contracts.evaluation import EvaluationReport
+from contracts.refusal import Refusal
+from contracts.signing import MAX_DOCUMENT_BYTES, SigningKey, first_problem, to_text
+from contracts.update import UpdateEnvelope
+from site_runtime.config import SiteConfig
+from site_runtime.consent import now
+from site_runtime.files import append_line
+from site_runtime.home import SiteHome
+
+DOCUMENTS: tuple[type[BaseModel], ...] = (DataSheet, UpdateEnvelope, EvaluationReport, Refusal)
+
+
+def check(config: SiteConfig, document: BaseModel) -> None:
+    """Say whether `document` may leave under the hospital's policy.
+
+    Raises:
+        ConsiliumError: E304, naming the field and the rule.
+    """
+    if type(document) not in DOCUMENTS:
+        raise ConsiliumError("E304", f"{type(document).__name__} is no document that may leave")
+    try:
+        again = type(document).model_validate_json(canonical_json(document))
+    except (ValidationError, ValueError) as error:
+        what = first_problem(error) if isinstance(error, ValidationError) else str(error)
+        raise ConsiliumError("E304", f"{type(document).__name__}: {what}") from error
+    site = getattr(again, "site", config.site)
+    if site != config.site:
+        raise ConsiliumError("E304", f"field 'site': {site!r}, expected {config.site!r}")
+    if isinstance(again, DataSheet):
+        _same("declared_size", again.declared_size, config.governance.declared_size)
+        _same("policy", again.policy, config.policy_digest)
+    elif isinstance(again, UpdateEnvelope):
+        _same("policy", again.policy, config.policy_digest)
+        if again.noise_multiplier is None and not config.policy.exact_updates:
+            raise ConsiliumError("E304", "an update without noise, expected policy.exact_updates: true")
+    elif isinstance(again, EvaluationReport):
+        _check_cells(again, config.policy.minimum_cell)
+
+
+def _same(field: str, value: object, expected: object) -> None:
+    if value != expected:
+        raise ConsiliumError("E304", f"field {field!r}: {value!r}, expected {expected!r}")
+
+
+def _check_cells(report: EvaluationReport, cell: int) -> None:
+    """Hold every count in the report, and every count that two of them give, to the minimum cell."""
+    groups: list[tuple[str, Any]] = [("report", report)]
+    groups += [(f"subgroup {g.subgroup} {g.group}", g) for g in report.subgroups]
+    for name, group in groups:
+        if group.n is not None and group.n < cell:
+            raise ConsiliumError("E304", f"{name}: n below the minimum cell of {cell}")
+        if group.events is not None:
+            if group.n is None:
+                raise ConsiliumError("E304", f"{name}: events without n")
+            if min(group.events, group.n - group.events) < cell:
+                raise ConsiliumError("E304", f"{name}: a class below the minimum cell of {cell}")
+        elif set(group.metrics) - {"accuracy"}:
+            raise ConsiliumError("E304", f"{name}: metrics of both classes although counts are suppressed")
+    for i, bin_ in enumerate(report.calibration):
+        if bin_.n < cell:
+            raise ConsiliumError("E304", f"calibration bin {i}: n below the minimum cell of {cell}")
+
+
+def _sign_and_log(home: SiteHome, site: str, document: BaseModel) -> str:
+    signed = SigningKey.load(site, home.signing_key).sign(document)
+    text = to_text(signed)
+    if len(text) > MAX_DOCUMENT_BYTES:
+        raise ConsiliumError("E304", f"{len(text)} bytes, expected at most {MAX_DOCUMENT_BYTES}")
+    line = {
+        "time": now(),
+        "type": signed.type,
+        "digest": signed.digest,
+        "bytes": len(text),
+        "document": signed.document,
+        "signature": signed.signature,
+    }
+    append_line(home.egress_log, json.dumps(line, sort_keys=True))
+    return text
+
+
+def send(home: SiteHome, config: SiteConfig, document: BaseModel) -> str:
+    """Return the signed canonical JSON of `document`, after writing it to the hospital's record.
+
+    Raises:
+        ConsiliumError: E304, the document is not of a kind, form or content that may leave; E801.
+    """
+    check(config, document)
+    return _sign_and_log(home, config.site, document)
+
+
+def refuse(
+    home: SiteHome, site: str, error: Exception, study: str, stage: str, plan: str | None = None
+) -> str:
+    """Return the signed `Refusal` for an error; its detail goes to the hospital's own log and nowhere else.
+
+    An error without a number crosses as E899. Works without a readable `site.yaml`.
+
+    Raises:
+        ConsiliumError: E801, the signing key cannot be read.
+    """
+    numbered = error if isinstance(error, ConsiliumError) else ConsiliumError("E899")
+    write_log(home, f"{stage} {study}: {numbered}", error)
+    refusal = Refusal.of(numbered, study=study, site=site, stage=stage, plan=plan)
+    return _sign_and_log(home, site, refusal)
+
+
+def write_log(home: SiteHome, message: str, error: Exception | None = None) -> None:
+    """Write to the hospital's own log: the only place for details."""
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    home.log.parent.mkdir(parents=True, exist_ok=True)
+    append_line(home.log, f"{stamp} {message}")
+    if error is not None and not isinstance(error, ConsiliumError):
+        append_line(home.log, "".join(traceback.format_exception(error)).rstrip())
+
+
+def egress_records(home: SiteHome) -> list[dict[str, Any]]:
+    """Everything that left, oldest first."""
+    if not home.egress_log.exists():
+        return []
+    return [json.loads(line) for line in home.egress_log.read_text(encoding="utf-8").splitlines()]
