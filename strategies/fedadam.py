@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
 from contracts.study import StudyProtocol
 from strategies.fedavg import FedAvg
-from strategies.interface import Admitted, Global, Tensors, weighted_mean
+from strategies.interface import Admitted, Global, Tensors, shapes_of, weighted_mean
 
 
 class FedAdam(FedAvg):
@@ -20,10 +20,10 @@ class FedAdam(FedAvg):
 
     name = "fedadam"
 
-    def coordinator(self, protocol: StudyProtocol, state: Global, updates: Iterable[Admitted]) -> Global:
+    def coordinator(self, protocol: StudyProtocol, state: Global, updates: Sequence[Admitted]) -> Global:
         """One Adam step along the weighted mean of the differences."""
         settings = protocol.strategy
-        mean = weighted_mean(updates, self.expected(protocol, state.model))
+        mean = weighted_mean(updates, self.expected(protocol, shapes_of(state.model)))
         model, optimiser = dict(state.model), {}
         for name, change in mean.items():
             first: np.ndarray = state.optimiser.get(f"first.{name}", np.zeros_like(change))

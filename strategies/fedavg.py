@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,8 +12,10 @@ from strategies.interface import (
     Admitted,
     Global,
     LocalTraining,
+    Shapes,
     SiteUpdate,
     Tensors,
+    shapes_of,
     weighted_mean,
 )
 
@@ -35,15 +37,15 @@ class FedAvg:
         reached = train(model)
         return SiteUpdate(sent={name: reached[name] - model[name] for name in reached})
 
-    def coordinator(self, protocol: StudyProtocol, state: Global, updates: Iterable[Admitted]) -> Global:
+    def coordinator(self, protocol: StudyProtocol, state: Global, updates: Sequence[Admitted]) -> Global:
         """Add the weighted mean of the differences."""
-        mean = weighted_mean(updates, self.expected(protocol, state.model))
-        rate = protocol.strategy.server_learning_rate
         model = dict(state.model)
-        for name, change in mean.items():
-            model[name] = (state.model[name] + rate * change).astype(np.float32)
+        for name, change in weighted_mean(updates, self.expected(protocol, shapes_of(model))).items():
+            change *= np.float32(protocol.strategy.server_learning_rate)
+            change += model[name]  # in place: a large model is held twice at most
+            model[name] = change
         return Global(model=model)
 
-    def expected(self, protocol: StudyProtocol, model: Tensors) -> dict[str, tuple[int, ...]]:
+    def expected(self, protocol: StudyProtocol, model: Shapes) -> Shapes:
         """One tensor for each parameter of the network."""
-        return {name: array.shape for name, array in model.items() if name.startswith("network.")}
+        return {name: shape for name, shape in model.items() if name.startswith("network.")}

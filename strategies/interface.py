@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -11,6 +12,9 @@ import numpy as np
 from contracts.study import StudyProtocol
 
 Tensors = dict[str, np.ndarray]
+Shapes = dict[str, tuple[int, ...]]
+
+BLOCK = 1 << 17  # values that aggregation reads at once: float32 and float64 copies fit a cache
 
 
 class LocalTraining(Protocol):
@@ -46,10 +50,10 @@ class Admitted:
 
 
 class UpdateReader(Protocol):
-    """Reads an update's tensors in blocks, so that memory does not grow with the update."""
+    """Reads an update's tensors piece by piece, so that memory does not grow with update or sites."""
 
-    def blocks(self, name: str) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield (range in the flattened tensor, float32 values), in order."""
+    def read(self, name: str, span: slice) -> np.ndarray:
+        """Read a range of the flattened tensor as float32."""
 
     def whole(self, name: str) -> np.ndarray:
         """Read one tensor."""
@@ -74,27 +78,33 @@ class FederatedStrategy(Protocol):
     ) -> SiteUpdate:
         """The site's half: from the global model and the site's kept state to an update."""
 
-    def coordinator(self, protocol: StudyProtocol, state: Global, updates: Iterable[Admitted]) -> Global:
+    def coordinator(self, protocol: StudyProtocol, state: Global, updates: Sequence[Admitted]) -> Global:
         """The coordinator's half: from the global state and the admitted updates, in their fixed order."""
 
-    def expected(self, protocol: StudyProtocol, model: Tensors) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the float32 tensors that an update must hold."""
+    def expected(self, protocol: StudyProtocol, model: Shapes) -> Shapes:
+        """Names and shapes of the float32 tensors that an update must hold, for a model of these shapes."""
 
 
-def weighted_mean(updates: Iterable[Admitted], shapes: dict[str, tuple[int, ...]]) -> Tensors:
-    """Average updates in the given order, block by block, in float64.
+def shapes_of(tensors: Tensors) -> Shapes:
+    """Names and shapes of some tensors."""
+    return {name: array.shape for name, array in tensors.items()}
 
-    Memory is one float64 copy of the model plus one block, however many sites there are.
+
+def weighted_mean(updates: Sequence[Admitted], shapes: Shapes) -> Tensors:
+    """Average updates in the given order, summing in float64, and return float32.
+
+    It goes through all updates block by block: memory is one model plus one block, however many sites
+    there are.
     """
-    total = {
-        name: np.zeros(int(np.prod(shape, dtype=np.int64)), np.float64) for name, shape in shapes.items()
-    }
-    weight = 0.0
-    for update in updates:
-        weight += update.weight
-        for name, accumulator in total.items():
-            for span, values in update.tensors.blocks(name):
-                accumulator[span] += np.multiply(values, update.weight, dtype=np.float64)
-    for accumulator in total.values():
-        accumulator /= weight
-    return {name: accumulator.reshape(shapes[name]) for name, accumulator in total.items()}
+    total_weight = sum(update.weight for update in updates)
+    mean = {}
+    for name, shape in shapes.items():
+        flat = np.empty(math.prod(shape), dtype=np.float32)
+        for start in range(0, flat.size, BLOCK):
+            span = slice(start, min(start + BLOCK, flat.size))
+            total = np.zeros(span.stop - span.start, dtype=np.float64)
+            for update in updates:
+                total += np.multiply(update.tensors.read(name, span), update.weight, dtype=np.float64)
+            flat[span] = total / total_weight
+        mean[name] = flat.reshape(shape)
+    return mean

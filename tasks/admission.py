@@ -70,7 +70,7 @@ def check_tensors(exchange: DirectoryExchange, envelope: UpdateEnvelope, expecte
         raise ConsiliumError("E501", f"tensors {file.shapes}, expected {expected.shapes}")
     square = 0.0
     for name in file.shapes:
-        for _, values in file.blocks(name):
+        for values in file.blocks(name):
             # A sum of squares is finite only if every value is; huge finite values overflow and are checked.
             part = float(np.dot(values, values))
             if not math.isfinite(part):

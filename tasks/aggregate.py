@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 
 from contracts.plan import RoundPlan
@@ -36,9 +36,9 @@ def expectation(
             max_norm=statistics_norm_bound(protocol, declared_size, plan.noise_multiplier),
         )
     assert plan.base_model is not None
-    model = load_global(home, plan.base_model, None).model
+    model = TensorFile(DirectoryExchange(home.exchange).path_of(plan.base_model)).shapes
     shapes = strategy_of(protocol).expected(protocol, model)
-    dimension = sum(model[name].size for name in shapes)
+    dimension = sum(math.prod(shape) for shape in shapes.values())
     return Expectation(
         shapes=shapes,
         max_norm=training_norm_bound(protocol, dimension, declared_size, plan.noise_multiplier),
@@ -51,7 +51,11 @@ def weight_of(protocol: StudyProtocol, declared_size: int) -> float:
 
 
 def aggregate(
-    home: CoordinatorHome, protocol: StudyProtocol, kind: str, base: Base, updates: list[UpdateEnvelope],
+    home: CoordinatorHome,
+    protocol: StudyProtocol,
+    kind: str,
+    base: Base,
+    updates: list[UpdateEnvelope],
     weights: dict[str, float],
 ) -> Base:
     """Combine admitted updates in the order of their sites' names and store the new global state.
@@ -61,17 +65,16 @@ def aggregate(
     """
     exchange = DirectoryExchange(home.exchange)
 
-    def admitted() -> Iterator[Admitted]:
-        for envelope in sorted(updates, key=lambda e: e.site):
-            file = TensorFile(exchange.path_of(envelope.tensors))
-            yield Admitted(site=envelope.site, weight=weights[envelope.site], tensors=file)
-
+    admitted = [
+        Admitted(e.site, weights[e.site], TensorFile(exchange.path_of(e.tensors)))
+        for e in sorted(updates, key=lambda e: e.site)
+    ]
     if kind == "statistics":
-        state = Global(model=normalised_start(protocol, admitted()))
+        state = Global(model=normalised_start(protocol, admitted))
     else:
         assert base.model is not None
         start = load_global(home, base.model, base.optimiser)
-        state = strategy_of(protocol).coordinator(protocol, start, admitted())
+        state = strategy_of(protocol).coordinator(protocol, start, admitted)
     return Base(
         model=put_tensors(home, state.model),
         optimiser=put_tensors(home, state.optimiser) if state.optimiser else None,

@@ -78,7 +78,9 @@ def check_sheet(sheet: DataSheet, study: str, protocol_hash: str, site: str, dec
             raise ConsiliumError("E511", f"{field} is {getattr(sheet, field)!r}, expected {value!r}")
 
 
-def admitted_sheets(home: CoordinatorHome, study: str, protocol_hash: str) -> dict[str, tuple[DataSheet, str]]:
+def admitted_sheets(
+    home: CoordinatorHome, study: str, protocol_hash: str
+) -> dict[str, tuple[DataSheet, str]]:
     """Return the accepted data sheets for this protocol with their digests, by site."""
     sheets = {}
     for site in load_federation(home).sites:

@@ -78,7 +78,11 @@ def make_plan(
         artefact=artefact,
         roster=roster,
         code_versions=[CODE_VERSION],
-        noise_multiplier=None if noise is None else noise.statistics if kind == "statistics" else noise.training,
+        noise_multiplier=None
+        if noise is None
+        else noise.statistics
+        if kind == "statistics"
+        else noise.training,
         expected_epsilon=None if noise is None else noise.epsilon,
         deadline_seconds=protocol.deadline_seconds,
         created=now(),

@@ -179,9 +179,7 @@ def close_round(
         e.site: weight_of(protocol, e.declared_size) for e in plan.roster if e.site in answers.documents
     }
     updates = list(answers.documents.values())
-    result = aggregate(
-        home, protocol, plan.kind, Base(plan.base_model, head.optimiser), updates, weights
-    )
+    result = aggregate(home, protocol, plan.kind, Base(plan.base_model, head.optimiser), updates, weights)
     record |= {
         "status": "closed",
         "model": result.model,
@@ -232,8 +230,9 @@ def update_line(envelope: UpdateEnvelope, digest: str, weight: float) -> dict[st
     """What a round's record says of one admitted update."""
     line = envelope.model_dump(mode="json", exclude_none=True)
     names = ("site", "tensors", "data_sheet", "cohort", "policy", "code_version", "ledger_head")
-    names += ("ledger_length", "epsilon_study", "epsilon_lineage", "epsilon_cap")
-    return {**{name: line[name] for name in names if name in line}, "envelope": digest, "weight": weight}
+    private = ("ledger_length", "epsilon_study", "epsilon_lineage", "epsilon_cap")
+    shown = {name: line[name] for name in (*names, *private) if name in line}
+    return {**shown, "envelope": digest, "weight": weight}
 
 
 def accounted(
@@ -265,7 +264,9 @@ def accounted(
             composed[own] = epsilon(list(own), delta)
         stated = envelope.epsilon_study
         if stated is None or stated < composed[own] - 1e-6:
-            raise ConsiliumError("E408", f"{envelope.site} states {stated}, its plans cost {composed[own]:.4f}")
+            raise ConsiliumError(
+                "E408", f"{envelope.site} states {stated}, its plans cost {composed[own]:.4f}"
+            )
         per_site[envelope.site] = stated
     return {
         "delta": delta,

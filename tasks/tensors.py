@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from contracts.errors import ConsiliumError
-
-BLOCK = 1 << 18  # float32 values: 1 MiB, which stays in the processor's cache
+from strategies.interface import BLOCK
 
 
 class TensorFile:
@@ -42,24 +42,26 @@ class TensorFile:
             self.shapes[name] = tuple(header[name]["shape"])
             self._offsets[name] = (8 + length + begin, 8 + length + end)
 
-    def blocks(self, name: str) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield (range in the flattened tensor, values); the array is reused for the next block."""
-        begin, end = self._offsets[name]
-        buffer = np.empty(min(BLOCK, (end - begin) // 4), dtype="<f4")
+    def read(self, name: str, span: slice) -> np.ndarray:
+        """Read values [span.start, span.stop) of the flattened tensor as float32."""
+        begin, _ = self._offsets[name]
+        values = np.empty(span.stop - span.start, dtype="<f4")
+        view, filled = memoryview(values.data).cast("B"), 0
         with open(self.path, "rb", buffering=0) as file:
-            file.seek(begin)
-            position, size = 0, (end - begin) // 4
-            while position < size:
-                part = buffer[: min(BLOCK, size - position)]
-                view, filled = memoryview(part.data).cast("B"), 0
-                while filled < len(view):
-                    filled += file.readinto(view[filled:]) or 0
-                yield slice(position, position + len(part)), part
-                position += len(part)
+            file.seek(begin + 4 * span.start)
+            while filled < len(view):
+                count = file.readinto(view[filled:])
+                if not count:
+                    raise ConsiliumError("E501", f"tensor {name!r} ends early")
+                filled += count
+        return values
+
+    def blocks(self, name: str) -> Iterator[np.ndarray]:
+        """Yield the flattened tensor in pieces."""
+        size = math.prod(self.shapes[name])
+        for start in range(0, size, BLOCK):
+            yield self.read(name, slice(start, min(start + BLOCK, size)))
 
     def whole(self, name: str) -> np.ndarray:
         """Read one tensor."""
-        array = np.empty(int(np.prod(self.shapes[name], dtype=np.int64)), dtype=np.float32)
-        for span, values in self.blocks(name):
-            array[span] = values
-        return array.reshape(self.shapes[name])
+        return self.read(name, slice(0, math.prod(self.shapes[name]))).reshape(self.shapes[name])

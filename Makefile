@@ -1,0 +1,36 @@
+# The two commands of the README are `make demo` and `make test`; both set up what they need.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# uv does not read pip's find-links setting; it is passed on so that a locally provided torch is found.
+FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
+
+.PHONY: install demo test check soak clean
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt uv
+	UV_FIND_LINKS="$(FIND_LINKS)" VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q -c constraints.txt -e '.[coordinator,dev]'
+	touch $(STAMP)
+
+demo: install ## four hospitals, real Airflow, one verified release
+	$(BIN)/consilium demo
+
+check: install ## lint, types, imports, fast tests: under three minutes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy contracts privacy models strategies validation release site_runtime tasks
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -m "not live and not slow and not soak"
+
+test: check ## everything but the long forms
+	$(BIN)/python -m pytest -m "live or slow and not soak"
+
+soak: install ## the long forms of chaos, audit and endurance
+	$(BIN)/python -m pytest -m soak
+
+clean:
+	-test -x $(BIN)/consilium && $(BIN)/consilium down
+	rm -rf $(VENV) .consilium out *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,63 @@
+"""The `consilium` command: one file per noun, imported only when its noun is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+# noun -> (module, attribute, help). An attribute is a typer app (a group of verbs) or one command.
+NOUNS: dict[str, tuple[str, str, str]] = {
+    "demo": ("consilium.demo", "app", "Run the main job end to end in Airflow: four hospitals, one release."),
+    "up": ("consilium.up", "up_app", "Start the coordinator and the local hospitals."),
+    "down": ("consilium.up", "down_app", "Stop everything that `up` started."),
+    "status": ("consilium.status", "app", "Which round, who is waited for, who refused and why, epsilon left."),
+    "run": ("consilium.run", "app", "Run a study in Airflow and follow it."),
+    "simulate": ("consilium.simulate", "app", "Run a study in this process, without Airflow."),
+    "study": ("consilium.study", "app", "Check a study file; replay a finished study."),
+    "site": ("consilium.site", "app", "A hospital's own view: check, show, pause, withdraw."),
+    "data": ("consilium.data", "app", "Fetch public data sets."),
+    "ledger": ("consilium.ledger", "app", "Show and verify a hospital's privacy ledger."),
+    "release": ("consilium.release", "app", "List, show and verify releases."),
+    "contracts": ("consilium.contracts", "app", "Print the JSON Schema of everything that may cross."),
+}
+
+
+class LazyNouns(TyperGroup):
+    """Loads a noun's module when the noun is called, so that light commands stay light."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All nouns in the order of the table."""
+        return list(NOUNS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one noun."""
+        if cmd_name not in NOUNS:
+            return None
+        module, attribute, summary = NOUNS[cmd_name]
+        if ctx.resilient_parsing or sys.argv[1:2] in ([], ["--help"]):
+            return click.Command(cmd_name, short_help=summary, help=summary)
+        command = get_command(getattr(importlib.import_module(module), attribute))
+        command.name, command.short_help = cmd_name, summary
+        return command
+
+
+app = typer.Typer(cls=LazyNouns, no_args_is_help=True, help="Federated MLOps for hospitals, run by Airflow.")
+
+
+@app.callback()
+def _root() -> None:
+    """Hospitals train one clinical model together; no patient record leaves any of them."""
+
+
+def main() -> None:
+    """Entry point of the `consilium` script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""What runs at a hospital: intake, train, evaluate. Each returns one signed string, or refuses with one.
+
+A step reads top to bottom: open the plan with the coordinator's pinned key, look into the outbox, ask for
+consent, read the frozen cohort, reserve privacy, compute, keep, send. Nothing here imports Airflow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from contracts.canonical import digest
+from contracts.errors import ConsiliumError
+from contracts.evaluation import EvaluationReport
+from contracts.plan import RoundPlan
+from contracts.signing import open_signed, parse_signed
+from contracts.study import StudyProtocol
+from contracts.update import UpdateEnvelope
+from contracts.version import CODE_VERSION
+from site_runtime.config import SiteConfig, load_site
+from site_runtime.consent import check_consent, load_approved
+from site_runtime.egress import refuse, send
+from site_runtime.exchange import Exchange
+from site_runtime.home import SiteHome
+from site_runtime.outbox import DOCUMENT, TENSORS, exclusively, finished
+
+
+class SiteRefused(Exception):
+    """A step refused. `document` is the signed `Refusal`, the only thing that may leave."""
+
+    def __init__(self, number: str, document: str) -> None:
+        super().__init__(number)
+        self.number = number
+        self.document = document
+
+
+def intake(home: SiteHome, study: str) -> str:
+    """Read the source, build and freeze the cohort, and publish a signed `DataSheet`.
+
+    Raises:
+        SiteRefused: the hospital's refusal; the detail is in its own log.
+    """
+    from site_runtime.intake import run_intake
+
+    with _refusing(home, study, "intake", None):
+        config = load_site(home)
+        protocol = load_approved(home, study)
+        check_consent(home, study, protocol.hash)
+        return send(home, config, run_intake(home, study, protocol))
+
+
+def train(home: SiteHome, plan: str, exchange: Exchange) -> str:
+    """Answer a statistics or training plan with a signed `UpdateEnvelope`.
+
+    Asked again for the same plan, it sends the same update again and spends nothing.
+
+    Raises:
+        SiteRefused: the hospital's refusal.
+    """
+    from site_runtime.training import make_update
+
+    return _answer(home, plan, exchange, "train", ("statistics", "training"), UpdateEnvelope, make_update)
+
+
+def evaluate(home: SiteHome, plan: str, exchange: Exchange) -> str:
+    """Answer an evaluation or verification plan with a signed `EvaluationReport` on the holdout.
+
+    Raises:
+        SiteRefused: the hospital's refusal.
+    """
+    from site_runtime.evaluator import make_report
+
+    stage = "verify" if parse_signed(plan).document.get("kind") == "verification" else "evaluate"
+    kinds = ("evaluation", "verification")
+    return _answer(home, plan, exchange, stage, kinds, EvaluationReport, make_report)
+
+
+Work = Callable[[SiteHome, SiteConfig, StudyProtocol, RoundPlan, str, Exchange], None]
+
+
+def _answer(
+    home: SiteHome,
+    text: str,
+    exchange: Exchange,
+    stage: str,
+    kinds: tuple[str, ...],
+    document_type: type[UpdateEnvelope] | type[EvaluationReport],
+    work: Work,
+) -> str:
+    """Do the work of a plan once, and send its result as often as asked."""
+    study = str(parse_signed(text).document.get("study", ""))
+    with _refusing(home, study, stage, parse_signed(text).digest):
+        config = load_site(home)
+        plan, plan_digest = open_plan(home, text)
+        if plan.kind not in kinds:
+            raise ConsiliumError("E802", f"plan of kind {plan.kind!r}, expected one of {kinds}")
+        protocol = load_approved(home, plan.study)
+        check_consent(home, plan.study, plan.protocol_hash)
+        with exclusively(home, plan_digest):
+            if finished(home, plan_digest) is None:
+                check_plan(config, protocol, plan)
+                work(home, config, protocol, plan, plan_digest, exchange)
+            folder = home.outbox(plan_digest)
+        if (folder / TENSORS).exists():
+            exchange.put(folder / TENSORS, plan_digest)
+        document = document_type.model_validate_json((folder / DOCUMENT).read_bytes())
+        return send(home, config, document)
+
+
+def open_plan(home: SiteHome, text: str) -> tuple[RoundPlan, str]:
+    """Verify a plan with the coordinator's key pinned at enrolment and return it with its digest.
+
+    Raises:
+        ConsiliumError: E801, E802, E803.
+    """
+    try:
+        public = home.coordinator_key.read_text().strip()
+    except OSError as error:
+        raise ConsiliumError("E801", f"{home.coordinator_key}: {error}") from error
+    plan = open_signed(text, RoundPlan, "coordinator", public)
+    return plan, digest(parse_signed(text).document)
+
+
+def check_plan(config: SiteConfig, protocol: StudyProtocol, plan: RoundPlan) -> None:
+    """Check that a plan fits the approved protocol, this site and this code.
+
+    Raises:
+        ConsiliumError: E301, another protocol; E306, not on the roster; E305, the code is not accepted;
+            E304, an exact update would leave a hospital whose policy forbids it.
+    """
+    if plan.protocol_hash != protocol.hash or plan.rounds != protocol.rounds:
+        raise ConsiliumError("E301", f"plan for protocol {plan.protocol_hash}, approved {protocol.hash}")
+    entry = plan.entry(config.site)
+    if entry is None or entry.declared_size != config.governance.declared_size:
+        raise ConsiliumError("E306", f"site {config.site!r} with its declared size is not on the roster")
+    if CODE_VERSION not in plan.code_versions:
+        raise ConsiliumError("E305", f"code {CODE_VERSION}, the plan accepts {plan.code_versions}")
+    if plan.round > protocol.rounds:
+        raise ConsiliumError("E504", f"round {plan.round} of {protocol.rounds}")
+    if protocol.privacy.mode == "none" and not config.policy.exact_updates:
+        raise ConsiliumError("E304", "policy.exact_updates is false and the study has no privacy")
+
+
+@contextlib.contextmanager
+def _refusing(home: SiteHome, study: str, stage: str, plan: str | None) -> Iterator[None]:
+    """Turn every failure into a signed refusal; what it was stays in the hospital's own log."""
+    try:
+        yield
+    except Exception as error:
+        site = home.root.name
+        with contextlib.suppress(ConsiliumError):
+            site = load_site(home).site
+        number = error.number if isinstance(error, ConsiliumError) else "E899"
+        # `from None`: a traceback in a task's log could carry values of the cohort.
+        raise SiteRefused(number, refuse(home, site, error, study, stage, plan)) from None
