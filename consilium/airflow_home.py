@@ -1,0 +1,241 @@
+"""The AIRFLOW_HOME of the coordinator and of each site: settings that were measured (design section 6)."""
+
+from __future__ import annotations
+
+import base64
+import configparser
+import io
+import json
+import os
+import secrets
+from pathlib import Path
+
+from contracts.signing import SigningKey
+from site_runtime.home import SiteHome
+from tasks.files import write_atomic
+from tasks.home import CoordinatorHome
+
+OPERATOR = "operator"  # administers Airflow
+CLINICIAN = "clinician"  # answers the approval of a release; an administrator may not
+LOCAL_QUEUE = "coordinator-local"  # no site can have this name: a site's has no hyphen
+HEARTBEAT_SECONDS = 5
+LOST_SECONDS = 30  # a running task whose supervisor was silent for so long is lost
+_NOTICED_SECONDS = 15  # until the scheduler has seen and settled a lost task
+
+Settings = dict[str, dict[str, object]]
+
+
+def queue_timeout(deadline_seconds: int) -> int:
+    """Seconds that a task may wait for its worker, such that a round closes within its deadline.
+
+    A worker that dies with a task costs `LOST_SECONDS` and a little, then its retry waits in the queue.
+    A living worker fetches within a second, and a plan names only sites that were there.
+    """
+    return max(LOST_SECONDS // 2, deadline_seconds - LOST_SECONDS - _NOTICED_SECONDS)
+
+
+def dags_folder() -> Path:
+    """Folder of the DAG files, the same at the coordinator and at every site."""
+    import dags
+
+    return Path(dags.__path__[0]).resolve()
+
+
+def base_url(port: int) -> str:
+    """Where the coordinator of this machine answers."""
+    return f"http://127.0.0.1:{port}"
+
+
+def _common(airflow: Path, url: str) -> Settings:
+    """Settings that both sides share, by section and option."""
+    return {
+        "core": {
+            "dags_folder": dags_folder(),
+            "plugins_folder": airflow / "plugins",  # stays empty: the plugin comes by its entry point
+            "load_examples": False,
+            "executor": "LocalExecutor,airflow.providers.edge3.executors.EdgeExecutor",
+            "execution_api_server_url": f"{url}/execution/",
+            "fernet_key": base64.urlsafe_b64encode(os.urandom(32)).decode(),
+            "dags_are_paused_at_creation": False,
+            "test_connection": "Disabled",
+        },
+        "operators": {"default_queue": LOCAL_QUEUE},
+        "edge": {
+            "api_url": f"{url}/edge_worker/v1/rpcapi",
+            "job_poll_interval": 1,
+            "heartbeat_interval": HEARTBEAT_SECONDS,
+            "push_logs": False,
+        },
+        "logging": {
+            "base_log_folder": airflow / "logs",
+            "dag_processor_child_process_log_directory": airflow / "logs" / "dag_processor",
+            "colored_console_log": False,
+            "uvicorn_logging_level": "WARNING",
+        },
+        "usage_data_collection": {"enabled": False},
+        "scheduler": {"catchup_by_default": False},
+        "database": {"sql_alchemy_conn": f"sqlite:///{airflow / 'airflow.db'}"},
+    }
+
+
+def coordinator_settings(home: CoordinatorHome, port: int, deadline_seconds: int) -> Settings:
+    """Settings of the coordinator's Airflow, listening on `port` of loopback.
+
+    Args:
+        deadline_seconds: the longest deadline of the registered studies.
+    """
+    url = base_url(port)
+    settings = _common(home.airflow, url)
+    settings["core"] |= {
+        "parallelism": 4,  # LocalExecutor's processes; the default of 32 costs 1.2 GB
+        "hostname_callable": "consilium.airflow_home.coordinator_host_name",
+        "simple_auth_manager_users": f"{OPERATOR}:admin,{CLINICIAN}:op",
+        "simple_auth_manager_passwords_file": passwords_file(home),
+        "min_serialized_dag_update_interval": 5,
+    }
+    settings["edge"] |= {
+        "api_enabled": True,
+        "trusted_jwks_url": home.edge_jwks,
+        "jwt_audience": "api",
+        "jwt_algorithm": "EdDSA",
+        "jwt_verifier": "plugins.gate.may_work",
+        "jwt_leeway": 150,
+    }
+    settings["api"] = {
+        "host": "127.0.0.1",
+        "port": port,
+        "base_url": url,
+        "workers": 1,
+        "secret_key": secrets.token_urlsafe(32),
+        "expose_config": False,
+        "enable_swagger_ui": False,
+        "instance_name": "Consilium",
+    }
+    settings["api_auth"] = {
+        "jwt_private_key_path": home.api_key,
+        "jwt_issuer": "coordinator",
+        "jwt_kid": "coordinator",
+        "jwt_secret": secrets.token_urlsafe(32),
+    }
+    settings["scheduler"] |= {
+        "scheduler_idle_sleep_time": 0.1,
+        "num_stuck_in_queued_retries": 0,
+        "task_queued_timeout": queue_timeout(deadline_seconds),
+        "task_queued_timeout_check_interval": 2,
+        "task_instance_heartbeat_timeout": LOST_SECONDS,
+        "task_instance_heartbeat_timeout_detection_interval": 5,
+    }
+    settings["dag_processor"] = {"parsing_processes": 1, "refresh_interval": 30}
+    return settings
+
+
+def site_settings(home: SiteHome, site: str, url: str) -> Settings:
+    """Settings of a site's edge worker, which talks to the coordinator at `url`."""
+    settings = _common(home.airflow, url)
+    settings["core"]["hostname_callable"] = "consilium.airflow_home.site_host_name"
+    settings["edge"]["worker_concurrency"] = 4  # a supervisor lingers 5 s after its task
+    settings["api_auth"] = {
+        "jwt_private_key_path": home.edge_key,
+        "jwt_kid": site,
+        "jwt_issuer": site,
+        "jwt_secret": "",
+    }
+    return settings
+
+
+def coordinator_host_name() -> str:
+    """`[core] hostname_callable` of the coordinator: nothing of the machine travels or is shown."""
+    return "coordinator"
+
+
+def site_host_name() -> str:
+    """`[core] hostname_callable` of a site: its name in the federation, not its machine's."""
+    return os.environ["CONSILIUM_SITE"]
+
+
+def passwords_file(home: CoordinatorHome) -> Path:
+    """Passwords of the users of this home's Airflow, by name; readable by their owner only."""
+    return home.root / "keys" / "passwords.json"
+
+
+def password(home: CoordinatorHome, user: str) -> str:
+    """Password of `operator` or `clinician`."""
+    return str(json.loads(passwords_file(home).read_text())[user])
+
+
+def write_coordinator(home: CoordinatorHome, port: int, deadline_seconds: int) -> None:
+    """Write configuration, key and passwords of the coordinator's Airflow; keys and passwords are kept."""
+    if not home.api_key.exists():
+        SigningKey.generate("coordinator").save(home.api_key)
+    if not passwords_file(home).exists():
+        users = {user: secrets.token_urlsafe(18) for user in (OPERATOR, CLINICIAN)}
+        _write_private(passwords_file(home), json.dumps(users).encode())
+    _write_config(home.airflow, coordinator_settings(home, port, deadline_seconds))
+
+
+def write_site(home: SiteHome, site: str, url: str) -> None:
+    """Write configuration of a site's worker and the module that warms it."""
+    _write_config(home.airflow, site_settings(home, site, url))
+    write_atomic(home.airflow / "config" / "airflow_local_settings.py", _LOCAL_SETTINGS.encode())
+
+
+def coordinator_environment(home: CoordinatorHome) -> dict[str, str]:
+    """Environment of the coordinator's processes."""
+    return _environment(home.root, home.airflow) | {"CONSILIUM_HOME": str(home.root.parent)}
+
+
+def site_environment(home: SiteHome, site: str) -> dict[str, str]:
+    """Environment of a site's worker: it names this site alone, and no user or host of the machine."""
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    return _environment(home.root, home.airflow) | {
+        "CONSILIUM_SITE_HOME": str(home.root),
+        "CONSILIUM_SITE": site,
+        "HOSTNAME": site,
+        "LOGNAME": site,  # the user name that Airflow reports with a task
+        "USER": site,
+        "OMP_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+
+
+def _environment(root: Path, airflow: Path) -> dict[str, str]:
+    """The caller's environment without what would reach into Airflow or into another home."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("AIRFLOW", "_AIRFLOW", "CONSILIUM"))
+    }
+    temporary = root / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    return kept | {
+        "AIRFLOW_HOME": str(airflow),
+        "TMPDIR": str(temporary),  # inside the home: no record ever lies in a shared folder
+        "SCARF_ANALYTICS": "false",
+        "DO_NOT_TRACK": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _write_config(airflow: Path, settings: Settings) -> None:
+    parser = configparser.RawConfigParser()
+    for section, options in settings.items():
+        parser.add_section(section)
+        for name, value in options.items():
+            parser.set(section, name, str(value).replace("%", "%%"))
+    text = io.StringIO()
+    parser.write(text)
+    airflow.mkdir(parents=True, exist_ok=True)
+    _write_private(airflow / "airflow.cfg", text.getvalue().encode())
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, data)  # mkstemp: readable and writable by its owner only
+
+
+_LOCAL_SETTINGS = '''"""Run by Airflow when the worker starts, before it forks a process for each task."""
+
+from site_runtime.warm import warm
+
+warm()
+'''
