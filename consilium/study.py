@@ -1,0 +1,133 @@
+"""`consilium study`: check a study file, show what ships, replay a finished study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
+from contracts.errors import ConsiliumError
+from contracts.study import PatientPrivacy, StudyProtocol, load_study
+
+app = typer.Typer(no_args_is_help=True)
+
+SHIPPED = Path(__file__).resolve().parent.parent / "studies"
+
+
+def find_study(name: str) -> Path:
+    """Return the file of a study given by path or name: the user's own first, then those that ship.
+
+    Raises:
+        ConsiliumError: E102.
+    """
+    if name.endswith((".yaml", ".yml", ".json")):
+        return Path(name)
+    for folder in (home_folder() / "studies", SHIPPED):
+        if (folder / f"{name}.yaml").exists():
+            return folder / f"{name}.yaml"
+    shipped = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+    raise ConsiliumError("E102", f"study {name!r}; shipped: {', '.join(shipped)}")
+
+
+def find_federation(study: str, folder: Path | None) -> Path:
+    """Return the folder of `site.yaml` files for a study: the one given, or the shipped one.
+
+    Raises:
+        ConsiliumError: E107, there is none.
+    """
+    found = folder or SHIPPED / "federations" / study
+    if not found.is_dir():
+        raise ConsiliumError("E107", f"{found} is no folder; name one with --federation")
+    return found
+
+
+@app.command()
+def check(
+    file: Annotated[str, typer.Argument(help="A study file, or the name of a study that ships.")],
+    json: Json = False,
+) -> None:
+    """Validate a study and say what it commits its sites to."""
+    with reporting_refusals(json):
+        from models.registry import build_model, parameter_names
+        from strategies.registry import strategy_of
+
+        protocol = load_study(find_study(file))
+        model = build_model(protocol)
+        strategy_of(protocol)
+        state = dict(model.named_parameters())
+        parameters = sum(state[name].numel() for name in parameter_names(model))
+        facts = {
+            "study": protocol.study,
+            "title": protocol.title,
+            "protocol_hash": protocol.hash,
+            "features": len(protocol.features),
+            "model": protocol.model.name,
+            "parameters": parameters,
+            "strategy": protocol.strategy.name,
+            "rounds": protocol.rounds,
+            "min_sites": protocol.min_sites,
+            "gates": [gate.title for gate in protocol.gates],
+            "privacy": privacy_facts(protocol),
+        }
+        if json:
+            print_json(facts)
+            return
+        table = Table(title=f"{protocol.title}", show_header=False)
+        for key, value in facts.items():
+            shown = "\n".join(map(str, value)) if isinstance(value, list) else value
+            if isinstance(value, dict):
+                shown = "\n".join(f"{k}: {v}" for k, v in value.items())
+            table.add_row(key, str(shown))
+        screen.print(table)
+
+
+def privacy_facts(protocol: StudyProtocol) -> dict[str, object]:
+    """What a study promises about privacy, with its calibrated noise."""
+    if not isinstance(protocol.privacy, PatientPrivacy):
+        return {"mode": "none", "statement": "no differential privacy: exact updates leave the hospitals"}
+    from privacy.calibration import calibrate
+
+    noise = calibrate(protocol)
+    return {
+        "mode": "patient",
+        "epsilon": protocol.privacy.epsilon,
+        "delta": protocol.privacy.delta,
+        "max_grad_norm": protocol.privacy.max_grad_norm,
+        "noise_multiplier": noise.training,
+        "noise_multiplier_statistics": noise.statistics,
+        "epsilon_composed": noise.epsilon,
+    }
+
+
+@app.command()
+def replay(study: str, json: Json = False) -> None:
+    """Recompute every closed round from the stored updates and compare with the records."""
+    with reporting_refusals(json):
+        from tasks.home import CoordinatorHome
+        from tasks.replay import replay as rounds
+
+        home = CoordinatorHome(home_folder() / "coordinator")
+        replayed = []
+        for found in rounds(home, study):
+            replayed.append(found)
+            if not json:
+                mark = "[green]same[/]" if found.matches else "[bold red]DIFFERENT[/]"
+                screen.print(f"round {found.round}: {found.recorded[:16]} {mark}")
+        if json:
+            print_json(
+                [
+                    {
+                        "round": r.round,
+                        "recorded": r.recorded,
+                        "recomputed": r.recomputed,
+                        "matches": r.matches,
+                    }
+                    for r in replayed
+                ]
+            )
+        wrong = [r.round for r in replayed if not r.matches]
+        if wrong:
+            raise ConsiliumError("E510", f"rounds {wrong}")
