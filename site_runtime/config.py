@@ -83,6 +83,7 @@ class SiteConfig(_Section):
     source: SerializeAsAny[Source]
     units: dict[FeatureName, UnitConversion] = {}
     holdout: Path | None = None  # file of patient ids, one a line, for studies with `holdout: list`
+    data_remote: str | None = None  # DVC remote of the hospital itself, for its versioned cohorts
     governance: Governance
     policy: Policy = Policy()
     budget: Budget = Budget()

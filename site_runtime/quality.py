@@ -1,0 +1,254 @@
+"""Data quality with Great Expectations: a suite from the protocol's schema, run on the site's raw records.
+
+Great Expectations puts raw values into its results (`partial_unexpected_list`, and `observed_value` even when
+no examples are asked for), so nothing of a result is copied into what may leave: a `Finding` takes the
+verdict alone, and its `detail` is computed here and stays at the site. The full Data Docs page is kept in
+the hospital's home.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import pandas as pd
+
+from contracts.datasheet import QualityCheck
+from contracts.errors import ConsiliumError
+from contracts.study import CategoricalFeature, NumericFeature, StudyProtocol
+from site_runtime.files import write_atomic
+from site_runtime.home import SiteHome
+
+Check = Literal[
+    "column", "type", "range", "levels", "missingness", "uniqueness", "label", "prevalence", "time"
+]
+
+# Over this many checks a data sheet names passed checks once and not per column, to stay under 256 kB.
+_LISTED_IN_FULL = 1000
+
+# What a hospital's data manager should look at first, when several checks fail.
+_NUMBERS: tuple[tuple[Check, str], ...] = (
+    ("column", "E202"),
+    ("type", "E203"),
+    ("uniqueness", "E206"),
+    ("time", "E212"),
+    ("range", "E209"),
+    ("label", "E208"),
+    ("levels", "E204"),
+    ("missingness", "E204"),
+    ("prevalence", "E204"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check with its verdict. `detail` is for the hospital alone: it holds counts and values."""
+
+    check: Check
+    column: str | None
+    severity: Literal["blocking", "warning"]
+    passed: bool
+    number: str
+    detail: str = ""
+
+    def public(self) -> QualityCheck:
+        """The part of the finding that may leave."""
+        return QualityCheck(check=self.check, column=self.column, severity=self.severity, passed=self.passed)
+
+
+def first_blocking(findings: list[Finding]) -> ConsiliumError | None:
+    """The numbered error of the most telling blocking check that failed, or None."""
+    failed = [f for f in findings if f.severity == "blocking" and not f.passed]
+    for check, _ in _NUMBERS:
+        for finding in failed:
+            if finding.check == check:
+                return ConsiliumError(finding.number, finding.detail)
+    return None
+
+
+def public_checks(findings: list[Finding]) -> list[QualityCheck]:
+    """What a data sheet says of the findings: no count, no value, no example."""
+    if len(findings) <= _LISTED_IN_FULL:
+        return [finding.public() for finding in findings]
+    checks = [f.public() for f in findings if not f.passed]
+    for check, _ in _NUMBERS:
+        same = [f for f in findings if f.check == check]
+        if same and all(f.passed for f in same):
+            checks.append(same[0].public().model_copy(update={"column": None}))
+    return checks
+
+
+def run_quality(frame: pd.DataFrame, protocol: StudyProtocol, report: Path | None = None) -> list[Finding]:
+    """Run the suite on raw records in the protocol's units and return one finding per check.
+
+    Args:
+        frame: as `site_runtime.connectors` describes it, units converted, ineligible records dropped.
+        report: where to write Great Expectations' own page (HTML, with values: it stays at the site).
+    """
+    import great_expectations as gx
+
+    # Its log lines may quote values of a column.
+    logging.getLogger("great_expectations").setLevel(logging.CRITICAL)
+    context = gx.get_context(mode="ephemeral")
+    context.enable_analytics(False)
+    context.variables.progress_bars = cast(Any, {"globally": False})
+    suite = context.suites.add(gx.ExpectationSuite(name=protocol.study))
+    for expectation in expectations(frame, protocol):
+        suite.add_expectation(expectation)
+    batch = (
+        context.data_sources.add_pandas("site")
+        .add_dataframe_asset("records")
+        .add_batch_definition_whole_dataframe("all")
+    )
+    result = batch.get_batch(batch_parameters={"dataframe": frame}).validate(suite)
+    if report is not None:
+        write_atomic(report, _page(result).encode())
+    return _findings(result, frame, protocol)
+
+
+def report_path(home: SiteHome, study: str) -> Path:
+    """Where a study's Data Docs page lies in the hospital's home."""
+    return home.root / "quality" / f"{study}.html"
+
+
+def expectations(frame: pd.DataFrame, protocol: StudyProtocol) -> list[Any]:
+    """The protocol's schema as Great Expectations; `meta` says which check each belongs to."""
+    from great_expectations import expectations as gxe
+
+    mostly = 1 - protocol.quality.max_out_of_range
+    suite: list[Any] = []
+
+    def meta(check: Check, column: str | None = None) -> dict[str, Any]:
+        return {"check": check, "column": column}
+
+    for feature in protocol.features:
+        name = feature.name
+        suite.append(gxe.ExpectColumnToExist(column=name, meta=meta("column", name)))
+        suite.append(
+            gxe.ExpectColumnValuesToBeInTypeList(
+                column=name, type_list=["float64", "float32"], meta=meta("type", name)
+            )
+        )
+        suite.append(
+            gxe.ExpectColumnValuesToNotBeNull(
+                column=name, mostly=1 - feature.max_missing, meta=meta("missingness", name)
+            )
+        )
+        if isinstance(feature, CategoricalFeature):
+            suite.append(
+                gxe.ExpectColumnValuesToBeInSet(
+                    column=name, value_set=list(feature.levels), meta=meta("levels", name)
+                )
+            )
+        else:
+            low, high = feature.range
+            suite.append(
+                gxe.ExpectColumnValuesToBeBetween(
+                    column=name, min_value=low, max_value=high, mostly=mostly, meta=meta("range", name)
+                )
+            )
+    label = protocol.label.name
+    low, high = protocol.label.prevalence
+    suite += [
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=["patient", "record"], meta=meta("uniqueness")),
+        gxe.ExpectColumnValuesToNotBeNull(column=label, meta=meta("label", label)),
+        gxe.ExpectColumnDistinctValuesToEqualSet(
+            column=label, value_set=[0.0, 1.0], meta=meta("label", label)
+        ),
+        gxe.ExpectColumnMeanToBeBetween(
+            column=label, min_value=low, max_value=high, meta=meta("prevalence", label)
+        ),
+    ]
+    if "observed_until" in frame:
+        suite.append(
+            gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+                column_A="prediction_time",
+                column_B="observed_until",
+                or_equal=True,
+                ignore_row_if="either_value_is_missing",
+                meta=meta("time"),
+            )
+        )
+    return suite
+
+
+def _findings(result: Any, frame: pd.DataFrame, protocol: StudyProtocol) -> list[Finding]:
+    """Join the verdicts of a validation by check and column; take nothing else from it."""
+    verdicts: dict[tuple[Check, str | None], bool] = {}
+    for one in result.results:
+        meta = one.expectation_config.meta
+        key: tuple[Check, str | None] = (meta["check"], meta["column"])
+        verdicts[key] = verdicts.get(key, True) and one.success is True
+    numbers = dict(_NUMBERS)
+    findings = []
+    for (check, column), passed in verdicts.items():
+        blocking = check == "column" or check in protocol.quality.blocking
+        number, detail = numbers[check], ""
+        if not passed:
+            detail = _detail(check, column, frame, protocol)
+            if check == "label" and frame[protocol.label.name].nunique() == 2:
+                number = "E204"  # both classes are there, and something that is neither
+        findings.append(
+            Finding(
+                check=check,
+                column=column,
+                severity="blocking" if blocking else "warning",
+                passed=passed,
+                number=number,
+                detail=detail,
+            )
+        )
+    return findings
+
+
+def _detail(check: Check, column: str | None, frame: pd.DataFrame, protocol: StudyProtocol) -> str:
+    """Say for the hospital's own eyes what failed, with numbers."""
+    if check == "uniqueness":
+        twice = frame[frame.duplicated(["patient", "record"], keep=False)]
+        example = twice.iloc[0]
+        return (
+            f"{len(twice)} rows share patient and record with another, such as patient "
+            f"{example['patient']!r}, record {example['record']!r}; expected each pair once"
+        )
+    if check == "time":
+        late = int((frame["observed_until"] > frame["prediction_time"]).sum())
+        return f"{late} records hold a value observed after their prediction time, expected none"
+    assert column is not None
+    values = frame[column]
+    if check == "label":
+        found = sorted(values.dropna().unique())[:5]
+        return f"label {column!r}: values {found}, {int(values.isna().sum())} missing; expected both 0 and 1"
+    if check == "prevalence":
+        low, high = protocol.label.prevalence
+        return f"label {column!r}: prevalence {values.mean():.3f}, expected {low:g} to {high:g}"
+    feature = next(f for f in protocol.features if f.name == column)
+    if check == "missingness":
+        return f"feature {column!r}: {values.isna().mean():.1%} missing, expected at most {feature.max_missing:.1%}"
+    if check == "levels" and isinstance(feature, CategoricalFeature):
+        odd = sorted(set(values.dropna()) - set(feature.levels))[:5]
+        return f"feature {column!r}: values {odd}, expected one of {list(feature.levels)}"
+    if check == "range" and isinstance(feature, NumericFeature):
+        present = values.dropna()
+        outside = ~present.between(*feature.range)
+        return (
+            f"feature {column!r}: {outside.mean():.1%} of the present values are outside "
+            f"{feature.range[0]:g} to {feature.range[1]:g} {feature.unit} (median {present.median():g}), expected "
+            f"at most {protocol.quality.max_out_of_range:.1%}; if the source stores another unit, declare "
+            f"`units: {{{column}: {{from: ..., factor: ...}}}}` in site.yaml"
+        )
+    return f"feature {column!r}: stored as {values.dtype}, expected numbers"
+
+
+def _page(result: Any) -> str:
+    """Render the Data Docs page so that opening it fetches nothing.
+
+    The stock page loads scripts, styles and a counting image from other hosts, beside patients' values.
+    """
+    from great_expectations.render.renderer import ValidationResultsPageRenderer
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    page: str = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result))
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    return page.replace("<head>", f'<head><meta http-equiv="Content-Security-Policy" content="{policy}">', 1)
