@@ -36,7 +36,7 @@ def export_onnx(model: nn.Module, protocol: StudyProtocol, target: Path, metadat
 
     Input `features` float32 [batch, F], raw units, NaN for missing. Outputs `probability` float32 [batch] and
     `out_of_range` bool [batch]: True when a value lies outside its protocol range or is no declared level, or
-    when every feature is missing. A value beyond 1e30 or infinite is computed as missing (and flagged).
+    when every feature is missing. A value beyond 1e30 or infinite is computed as 1e30 (and flagged).
 
     Args:
         model: forward(x float32 [batch, F]) -> logits [batch]; preprocessing inside (models.registry).
@@ -138,6 +138,12 @@ def _served(model: nn.Module, protocol: StudyProtocol) -> nn.Module:
     class Served(torch.nn.Module):
         """What the file holds; limits are float32, as the values they are compared with."""
 
+        low: torch.Tensor
+        high: torch.Tensor
+        levels: torch.Tensor
+        numeric: torch.Tensor
+        coded: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.model = model
@@ -159,7 +165,8 @@ def _served(model: nn.Module, protocol: StudyProtocol) -> nn.Module:
                 known = (codes.unsqueeze(-1) == self.levels).any(dim=-1)
                 outside = outside | ~(known | torch.isnan(codes)).all(dim=-1)
             absurd = features.abs() > _ABSURD
-            usable = torch.where(absurd, torch.full_like(features, float("nan")), features)
+            # Not clamp: its ONNX form need not keep NaN.
+            usable = torch.where(absurd, torch.sign(features) * _ABSURD, features)
             return torch.sigmoid(self.model(usable)), outside
 
     return Served()

@@ -13,7 +13,7 @@ from contracts.study import StudyProtocol
 from validation.calibration import calibration_bins, calibration_intercept, calibration_slope
 from validation.discrimination import auroc
 from validation.proportion import brier, wilson
-from validation.subgroups import differenceable, group_members, shown_groups
+from validation.subgroups import Disclosure, differenceable, disclosure, group_members, rounded
 
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
@@ -96,22 +96,23 @@ def _subgroups(
         members = group_members(subgroup, x, protocol)
         before = earlier.setdefault(subgroup.feature, [])
         if any(differenceable(other, members, y, minimum_cell) for other in before):
-            shown: set[str] = set()
+            level: dict[str, Disclosure] = dict.fromkeys(members, "withheld")
         else:
-            shown = shown_groups(members, y, minimum_cell)
+            level = disclosure(members, y, minimum_cell)
             before.append(members)
         for group, mask in members.items():
-            if group not in shown:
-                results.append(SubgroupResult(subgroup=subgroup.name, group=group, suppressed=True))
-                continue
+            metrics: dict[MetricName, Estimate] = {}
+            if level[group] != "withheld":
+                metrics = all_metrics(p[mask], y[mask], protocol.decision_threshold)
+            full = level[group] == "full"
             results.append(
                 SubgroupResult(
                     subgroup=subgroup.name,
                     group=group,
-                    suppressed=False,
-                    n=int(mask.sum()),
-                    events=int(y[mask].sum()),
-                    metrics=all_metrics(p[mask], y[mask], protocol.decision_threshold),
+                    suppressed=level[group] == "withheld",
+                    n=int(mask.sum()) if full else None,
+                    events=int(y[mask].sum()) if full else None,
+                    metrics=metrics if full else rounded(metrics),
                 )
             )
     return results

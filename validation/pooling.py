@@ -160,7 +160,7 @@ def _site(report: EvaluationReport) -> dict[str, Any]:
     groups: dict[str, dict[str, Any]] = {}
     for result in report.subgroups:
         groups.setdefault(result.subgroup, {})[result.group] = (
-            {"suppressed": True, "reason": "under the minimum cell, or needed to hide one that is"}
+            {"suppressed": True, "reason": "under the minimum cell"}
             if result.suppressed
             else {"n": result.n, "events": result.events, **_plain(result.metrics)}
         )

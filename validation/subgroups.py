@@ -1,20 +1,27 @@
-"""Which patients are in which group of the protocol's subgroups, and which groups may be shown.
+"""Which patients are in which group of the protocol's subgroups, and what of a group may be shown.
 
 A group is withheld when it holds fewer than the minimum cell of events or of non-events (primary
-suppression). The class totals of the hospital are known, so whatever the shown groups leave over can be
-computed by subtraction: further groups, smallest first, are withheld until the rest is empty or itself meets
-the minimum cell (complementary suppression; Hundepool et al., Statistical Disclosure Control, 2012, ch. 4).
-Patients in no group (the feature is missing) belong to that rest.
+suppression). The class totals of the hospital are known, so whatever the counted groups leave over can be
+computed by subtraction: the counts of further groups, smallest first, are withheld until the rest is empty
+or itself meets the minimum cell (complementary suppression; Hundepool et al., Statistical Disclosure
+Control, 2012, ch. 4). Patients in no group (the feature is missing) belong to that rest.
+
+A group without counts still shows metrics, made uninvertible: no accuracy (k/n and its error give n back)
+and the others rounded, since an exact AUROC is a fraction whose denominator is events x non-events.
 """
 
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.evaluation import Estimate, MetricName
 from contracts.study import CategoricalFeature, StudyProtocol, Subgroup
+
+Disclosure = Literal["full", "uncounted", "withheld"]
 
 
 def group_members(
@@ -42,10 +49,10 @@ def group_members(
     return members
 
 
-def shown_groups(
+def disclosure(
     members: dict[str, NDArray[np.bool_]], label: NDArray[np.int64], minimum_cell: int
-) -> set[str]:
-    """Return the groups whose counts may leave; no withheld count follows from the totals and these.
+) -> dict[str, Disclosure]:
+    """Return what may leave of each group; no withheld count follows from the totals and the full groups.
 
     Args:
         members: label -> bool [patients], disjoint groups.
@@ -53,12 +60,24 @@ def shown_groups(
         minimum_cell: smallest class total that may leave.
     """
     shown = {g for g, mask in members.items() if _meets(label[mask], minimum_cell)}
-    while shown:
-        rest = label[~np.any([members[g] for g in shown], axis=0)]
+    counted = set(shown)
+    while counted:
+        rest = label[~np.any([members[g] for g in counted], axis=0)]
         if len(rest) == 0 or _meets(rest, minimum_cell):
             break
-        shown.remove(min(shown, key=lambda g: (int(members[g].sum()), g)))
-    return shown
+        counted.remove(min(counted, key=lambda g: (int(members[g].sum()), g)))
+    return {g: "full" if g in counted else "uncounted" if g in shown else "withheld" for g in members}
+
+
+def rounded(metrics: dict[MetricName, Estimate]) -> dict[MetricName, Estimate]:
+    """Return the metrics of a group whose counts are withheld: no accuracy, three decimals."""
+    return {
+        name: Estimate(
+            **{key: None if v is None else round(v, 3) for key, v in estimate.model_dump().items()}
+        )
+        for name, estimate in metrics.items()
+        if name != "accuracy"
+    }
 
 
 def differenceable(
