@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -115,8 +116,8 @@ def report_path(home: SiteHome, study: str) -> Path:
 
 def expectations(frame: pd.DataFrame, protocol: StudyProtocol) -> list[Any]:
     """The protocol's schema as Great Expectations; `meta` says which check each belongs to."""
-    from great_expectations import expectations as gxe
-
+    # Great Expectations declares no exports, so its names are looked up untyped.
+    gxe: Any = import_module("great_expectations.expectations")
     mostly = 1 - protocol.quality.max_out_of_range
     suite: list[Any] = []
 
@@ -225,17 +226,19 @@ def _detail(check: Check, column: str | None, frame: pd.DataFrame, protocol: Stu
         return f"label {column!r}: prevalence {values.mean():.3f}, expected {low:g} to {high:g}"
     feature = next(f for f in protocol.features if f.name == column)
     if check == "missingness":
-        return f"feature {column!r}: {values.isna().mean():.1%} missing, expected at most {feature.max_missing:.1%}"
+        share = values.isna().mean()
+        return f"feature {column!r}: {share:.1%} missing, expected at most {feature.max_missing:.1%}"
     if check == "levels" and isinstance(feature, CategoricalFeature):
         odd = sorted(set(values.dropna()) - set(feature.levels))[:5]
         return f"feature {column!r}: values {odd}, expected one of {list(feature.levels)}"
     if check == "range" and isinstance(feature, NumericFeature):
         present = values.dropna()
-        outside = ~present.between(*feature.range)
+        low, high = feature.range
+        share = (~present.between(low, high)).mean()
         return (
-            f"feature {column!r}: {outside.mean():.1%} of the present values are outside "
-            f"{feature.range[0]:g} to {feature.range[1]:g} {feature.unit} (median {present.median():g}), expected "
-            f"at most {protocol.quality.max_out_of_range:.1%}; if the source stores another unit, declare "
+            f"feature {column!r}: {share:.1%} of the present values are outside {low:g} to {high:g} "
+            f"{feature.unit} (median {present.median():g}), expected at most "
+            f"{protocol.quality.max_out_of_range:.1%}; if the source stores another unit, declare "
             f"`units: {{{column}: {{from: ..., factor: ...}}}}` in site.yaml"
         )
     return f"feature {column!r}: stored as {values.dtype}, expected numbers"
@@ -246,9 +249,9 @@ def _page(result: Any) -> str:
 
     The stock page loads scripts, styles and a counting image from other hosts, beside patients' values.
     """
-    from great_expectations.render.renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view import DefaultJinjaPageView
-
-    page: str = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result))
+    renderer: Any = import_module("great_expectations.render.renderer")
+    view: Any = import_module("great_expectations.render.view")
+    content = renderer.ValidationResultsPageRenderer().render(result)
+    page: str = view.DefaultJinjaPageView().render(content)
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     return page.replace("<head>", f'<head><meta http-equiv="Content-Security-Policy" content="{policy}">', 1)
