@@ -75,6 +75,12 @@ def load_consent(home: SiteHome, study: str) -> Consent | None:
     return consent if consent.decisions else None
 
 
+def decided_studies(home: SiteHome) -> list[str]:
+    """Names of the studies on which the hospital ever decided, sorted."""
+    ending = ".consent.json"
+    return sorted(path.name.removesuffix(ending) for path in home.approval("any").parent.glob("*" + ending))
+
+
 def _decide(home: SiteHome, study: str, state: State, protocol_hash: str, by: str) -> None:
     path = _record(home, study)
     with locked(path.with_suffix(".lock")):

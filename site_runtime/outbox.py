@@ -10,15 +10,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
 from contracts.canonical import canonical_json
 from contracts.fields import Contract
+from site_runtime.files import write_atomic
 from site_runtime.home import SiteHome
 from strategies.interface import Tensors
 
 TENSORS = "update.safetensors"
 DOCUMENT = "document.json"
+KEPT = "kept.safetensors"
 
 
 @contextlib.contextmanager
@@ -56,13 +58,29 @@ def keep(home: SiteHome, plan: str, document: Contract, tensors: bytes | None, s
         if tensors is not None:
             _write(temporary / TENSORS, tensors)
         if state:
-            _write(temporary / "kept.safetensors", tensor_bytes(state))
+            _write(temporary / KEPT, tensor_bytes(state))
         _write(temporary / DOCUMENT, canonical_json(document))
         os.replace(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return target
+
+
+def kept_state(home: SiteHome, study: str) -> Tensors:
+    """Return what the strategy kept at this site after its last finished round; empty at first."""
+    path = home.state(study) / KEPT
+    if not path.exists():
+        return {}
+    tensors: Tensors = load_file(path)
+    return tensors
+
+
+def restore_state(home: SiteHome, study: str, plan: str) -> None:
+    """Make the state kept with a plan's result the newest one; again and again it is the same."""
+    source = home.outbox(plan) / KEPT
+    if source.exists():
+        write_atomic(home.state(study) / KEPT, source.read_bytes())
 
 
 def _write(path: Path, data: bytes) -> None:

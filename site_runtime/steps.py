@@ -22,7 +22,7 @@ from site_runtime.consent import check_consent, load_approved
 from site_runtime.egress import refuse, send
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
-from site_runtime.outbox import DOCUMENT, TENSORS, exclusively, finished
+from site_runtime.outbox import DOCUMENT, TENSORS, exclusively, finished, restore_state
 
 
 class SiteRefused(Exception):
@@ -100,6 +100,7 @@ def _answer(
             if finished(home, plan_digest) is None:
                 check_plan(config, protocol, plan)
                 work(home, config, protocol, plan, plan_digest, exchange)
+            restore_state(home, protocol.study, plan_digest)
             folder = home.outbox(plan_digest)
         if (folder / TENSORS).exists():
             exchange.put(folder / TENSORS, plan_digest)

@@ -20,16 +20,8 @@ BLOCK = 1 << 17  # values that aggregation reads at once: float32 and float64 co
 class LocalTraining(Protocol):
     """The site's trainer as a strategy sees it: optimiser steps on the site's cohort, private or not."""
 
-    def __call__(
-        self, start: Tensors, *, proximal: float = 0.0, correction: Tensors | None = None
-    ) -> Tensors:
-        """Train from `start` for the protocol's steps and return the parameters reached.
-
-        Args:
-            start: global state (parameters and buffers).
-            proximal: weight mu of the proximal term (FedProx).
-            correction: added to the gradient after privacy is applied (SCAFFOLD).
-        """
+    def __call__(self, start: Tensors) -> Tensors:
+        """Train from the global state `start` for the protocol's steps; return the parameters reached."""
 
 
 @dataclass(frozen=True)

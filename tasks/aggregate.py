@@ -57,6 +57,7 @@ def aggregate(
     base: Base,
     updates: list[UpdateEnvelope],
     weights: dict[str, float],
+    noise_multiplier: float | None = None,
 ) -> Base:
     """Combine admitted updates in the order of their sites' names and store the new global state.
 
@@ -70,11 +71,14 @@ def aggregate(
         for e in sorted(updates, key=lambda e: e.site)
     ]
     if kind == "statistics":
-        state = Global(model=normalised_start(protocol, admitted))
+        from models.registry import initial_state  # torch: only here, so that every other round starts fast
+
+        start = initial_state(protocol)
+        state = Global(model=normalised_start(protocol, start, admitted, noise_multiplier))
     else:
         assert base.model is not None
-        start = load_global(home, base.model, base.optimiser)
-        state = strategy_of(protocol).coordinator(protocol, start, admitted)
+        before = load_global(home, base.model, base.optimiser)
+        state = strategy_of(protocol).coordinator(protocol, before, admitted)
     return Base(
         model=put_tensors(home, state.model),
         optimiser=put_tensors(home, state.optimiser) if state.optimiser else None,

@@ -29,9 +29,9 @@ class Head(Contract):
     model: Digest | None = None  # global model after the last closed round
     optimiser: Digest | None = None  # coordinator's kept state beside it
     runs: dict[str, Count] = {}  # Airflow run id -> the round it was bound to
-    release_run: Text | None = None
-    model_plan: Digest | None = None  # release: plan of the evaluation
-    candidate: Digest | None = None
+    evaluation: Digest | None = None  # release: plan under which the sites evaluated the final model
+    verification: Digest | None = None  # release: plan under which they verified the exported model
+    candidate: Digest | None = None  # release: what an approval must name
     updated: Timestamp
 
 

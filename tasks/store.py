@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from safetensors.numpy import load_file, save
 
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
 from contracts.signing import Signed, open_signed, parse_signed, to_text
+from contracts.study import StudyProtocol
 from strategies.interface import Global, Tensors
 from tasks.exchange import DirectoryExchange
 from tasks.federation import coordinator_key
@@ -90,3 +92,10 @@ def get_tensors(home: CoordinatorHome, digest: str) -> Tensors:
 def load_global(home: CoordinatorHome, model: str, optimiser: str | None) -> Global:
     """Load a global model and what the coordinator's optimiser kept beside it."""
     return Global(model=get_tensors(home, model), optimiser=get_tensors(home, optimiser) if optimiser else {})
+
+
+def get_model(home: CoordinatorHome, protocol: StudyProtocol, digest: str) -> Any:
+    """Load a global model as a torch module, ready to evaluate or export."""
+    from models.registry import load_model  # torch: only where a module is needed
+
+    return load_model(protocol, DirectoryExchange(home.exchange).path_of(digest))

@@ -1,0 +1,207 @@
+"""Answering a training or statistics plan: reserve privacy, compute, keep, and only then commit."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from safetensors.numpy import load_file
+
+from contracts.canonical import sha256
+from contracts.errors import ConsiliumError
+from contracts.plan import RoundPlan
+from contracts.signing import SigningKey
+from contracts.study import PatientPrivacy, StudyProtocol
+from contracts.update import UpdateEnvelope
+from contracts.version import CODE_VERSION
+from privacy.accountant import Spend, epsilon
+from privacy.calibration import StudyNoise, calibrate
+from privacy.ledger import Ledger
+from privacy.stream import derive_stream
+from site_runtime.cohort import CohortArrays, load_cohort
+from site_runtime.config import SiteConfig
+from site_runtime.exchange import Exchange
+from site_runtime.home import SiteHome
+from site_runtime.outbox import keep, kept_state, tensor_bytes
+from strategies.interface import SiteUpdate, Tensors
+from strategies.normalisation import site_statistics
+from strategies.registry import strategy_of
+
+
+@dataclass(frozen=True)
+class Account:
+    """What an update may say of the ledger after its reservation."""
+
+    epsilon_study: float
+    epsilon_lineage: float
+    ledger_head: str
+    ledger_length: int
+
+
+def make_update(
+    home: SiteHome,
+    config: SiteConfig,
+    protocol: StudyProtocol,
+    plan: RoundPlan,
+    plan_digest: str,
+    exchange: Exchange,
+) -> None:
+    """Compute the site's answer to a plan and put it into the outbox.
+
+    Raises:
+        ConsiliumError: E205, E210, E211, the cohort; E4xx, the privacy it would cost; E804, E805, E509, the
+            exchange.
+    """
+    cohort = load_cohort(home, config, protocol, "training")
+    if cohort.patients < protocol.cohort.minimum_patients:
+        raise ConsiliumError(
+            "E205", f"{cohort.patients} patients, at least {protocol.cohort.minimum_patients}"
+        )
+    base = base_model(plan, exchange)
+    ledger, account = reserve(home, config, protocol, plan, plan_digest)
+    update = compute(home, config, protocol, plan, plan_digest, cohort, base)
+    tensors = tensor_bytes(update.sent)
+    envelope = UpdateEnvelope(
+        study=protocol.study,
+        protocol_hash=protocol.hash,
+        plan=plan_digest,
+        round=plan.round,
+        site=config.site,
+        base_model=plan.base_model,
+        tensors=sha256(tensors),
+        tensor_bytes=len(tensors),
+        planned_steps=spend_of(protocol, plan).steps if plan.noise_multiplier else protocol.training.steps,
+        data_sheet=_own_sheet(plan, config),
+        cohort=cohort.digest,
+        policy=config.policy_digest,
+        code_version=CODE_VERSION,
+        sample_rate=spend_of(protocol, plan).sample_rate if plan.noise_multiplier else None,
+        noise_multiplier=plan.noise_multiplier,
+        delta=protocol.privacy.delta if isinstance(protocol.privacy, PatientPrivacy) else None,
+        epsilon_study=account.epsilon_study if account else None,
+        epsilon_lineage=account.epsilon_lineage if account else None,
+        epsilon_cap=config.budget.epsilon if account else None,
+        ledger_head=account.ledger_head if account else None,
+        ledger_length=account.ledger_length if account else None,
+    )
+    keep(home, plan_digest, envelope, tensors, update.kept)
+    if ledger is not None:
+        ledger.commit(plan_digest)
+
+
+def base_model(plan: RoundPlan, exchange: Exchange) -> Tensors:
+    """Fetch the global model that the plan starts from; a statistics plan has none."""
+    if plan.base_model is None:
+        if plan.kind != "statistics":
+            raise ConsiliumError("E503", "a training plan names its base model")
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "base.safetensors"
+        exchange.get(plan.base_model, path)
+        tensors: Tensors = load_file(path)
+        return tensors
+
+
+def compute(
+    home: SiteHome,
+    config: SiteConfig,
+    protocol: StudyProtocol,
+    plan: RoundPlan,
+    plan_digest: str,
+    cohort: CohortArrays,
+    base: Tensors,
+) -> SiteUpdate:
+    """The site's half of the strategy (or of the statistics round), under the plan's own random streams."""
+    stream = partial(
+        derive_stream,
+        home.noise_key.read_bytes(),
+        plan=plan_digest,
+        cohort=cohort.digest,
+        code_version=CODE_VERSION,
+    )
+    if plan.kind == "statistics":
+        return site_statistics(
+            protocol, cohort.x, cohort.mask, plan.noise_multiplier, stream(purpose="statistics")
+        )
+    from site_runtime.trainer import SiteTrainer  # torch, Lightning, Opacus
+
+    train = SiteTrainer(
+        protocol=protocol,
+        plan=plan,
+        cohort=cohort,
+        declared_size=config.governance.declared_size,
+        compute=config.compute,
+        sampling=stream(purpose="sampling"),
+        noise=stream(purpose="noise"),
+    )
+    return strategy_of(protocol).site(protocol, base, kept_state(home, protocol.study), train)
+
+
+def reserve(
+    home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan: RoundPlan, plan_digest: str
+) -> tuple[Ledger | None, Account | None]:
+    """Reserve the plan's privacy in the lineage's ledger, before any data are touched by it.
+
+    The hospital trusts no noise level that it is sent: it calibrates the approved protocol itself and
+    refuses a plan with less.
+
+    Raises:
+        ConsiliumError: E401, E402, E403, E407, E410.
+    """
+    privacy = protocol.privacy
+    if not isinstance(privacy, PatientPrivacy):
+        return None, None
+    size = config.governance.declared_size
+    if privacy.delta * size >= 1.0:
+        raise ConsiliumError("E403", f"privacy.delta {privacy.delta:g}, expected below 1/{size}")
+    noise = calibrate(protocol)
+    needed = noise.statistics if plan.kind == "statistics" else noise.training
+    if needed is None or plan.noise_multiplier is None or plan.noise_multiplier < needed:
+        raise ConsiliumError("E410", f"noise_multiplier {plan.noise_multiplier}, expected at least {needed}")
+    lineage = config.governance.lineage
+    key = SigningKey.load(config.site, home.signing_key)
+    ledger = Ledger(home.ledger(lineage), config.site, lineage, key)
+    entry = plan.entry(config.site)
+    if entry is not None and entry.ledger_head is not None:
+        ledger.check_head(entry.ledger_head)
+    ledger.reserve(
+        study=protocol.study,
+        plan=plan_digest,
+        purpose=plan.kind,
+        spend=spend_of(protocol, plan),
+        epsilon_cap=config.budget.epsilon,
+        delta=privacy.delta,
+        projected=remaining(protocol, plan, noise),
+    )
+    return ledger, Account(
+        epsilon_study=epsilon(ledger.spends(protocol.study), privacy.delta),
+        epsilon_lineage=epsilon(ledger.spends(), privacy.delta),
+        ledger_head=ledger.head,
+        ledger_length=ledger.length,
+    )
+
+
+def spend_of(protocol: StudyProtocol, plan: RoundPlan) -> Spend:
+    """The triple that answering a plan costs."""
+    assert plan.noise_multiplier is not None
+    if plan.kind == "statistics":
+        return Spend(sample_rate=1.0, noise_multiplier=plan.noise_multiplier, steps=1)
+    return Spend(protocol.training.sample_rate, plan.noise_multiplier, protocol.training.steps)
+
+
+def remaining(protocol: StudyProtocol, plan: RoundPlan, noise: StudyNoise) -> list[Spend]:
+    """What the study still plans after this exchange: a study that cannot be finished is not begun."""
+    rounds = protocol.rounds - plan.round
+    if rounds == 0:
+        return []
+    settings = protocol.training
+    return [Spend(settings.sample_rate, noise.training, settings.steps * rounds)]
+
+
+def _own_sheet(plan: RoundPlan, config: SiteConfig) -> str:
+    entry = plan.entry(config.site)
+    if entry is None:
+        raise ConsiliumError("E306", f"site {config.site!r} is not on the roster")
+    return entry.data_sheet

@@ -1,0 +1,301 @@
+"""From a finished study to a release: evaluate at every site, judge, export, verify, approve, publish.
+
+As with rounds, every step acts on the head and on stored documents, so that a step can be repeated.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from contracts.errors import ConsiliumError
+from contracts.evaluation import EvaluationReport
+from contracts.plan import RoundPlan
+from contracts.release import Approval, GateResult, SitePrivacy
+from contracts.signing import open_signed
+from contracts.study import StudyProtocol
+from contracts.version import CODE_VERSION
+from release.directory import seal, write_candidate
+from release.export import export_onnx, parity, require_parity
+from release.facts import ReleaseFacts
+from release.golden import golden_rows
+from release.registry import register
+from release.verify import verified, verify_release
+from tasks.answers import Answers, gather
+from tasks.exchange import DirectoryExchange
+from tasks.federation import coordinator_key, load_federation
+from tasks.files import read_json
+from tasks.head import Head, advance, load_head, load_protocol, now
+from tasks.home import CoordinatorHome
+from tasks.roster import eligible_sites, make_plan, study_noise
+from tasks.rounds import OpenedRound, roster_of, waiting
+from tasks.store import (
+    get_model,
+    load_plan,
+    load_record,
+    plan_text,
+    save_answer,
+    save_plan,
+    save_record,
+)
+from validation.gates import judge as judge_gates
+from validation.gates import require
+from validation.pooling import metrics_tree
+
+
+def open_evaluation(home: CoordinatorHome, study: str, run_id: str, present: set[str]) -> OpenedRound:
+    """Plan the evaluation of the final model on every hospital's holdout, or resume it.
+
+    Raises:
+        ConsiliumError: E506, fewer than `min_sites` hospitals are there; E706, the study is not finished.
+    """
+    head = load_head(home, study)
+    if head.status in ("released", "rejected"):
+        return OpenedRound(plan=None, reason=f"study {study} is {head.status}")
+    if head.status != "finished" or head.model is None:
+        raise ConsiliumError("E706", f"study {study} is {head.status}")
+    return _open(home, head, "evaluation", present, head.evaluation, None)
+
+
+def _open(
+    home: CoordinatorHome,
+    head: Head,
+    kind: Any,
+    present: set[str],
+    planned: str | None,
+    artefact: str | None,
+) -> OpenedRound:
+    """Resume a planned exchange while its roster can reach the quorum; else plan it anew."""
+    protocol = load_protocol(home, head.study)
+    eligible, absent = eligible_sites(home, protocol, present)
+    attempt = 1
+    if planned is not None:
+        plan = load_plan(home, head.study, planned)
+        reachable = sorted(set(roster_of(plan)) & set(eligible))
+        if len(reachable) >= protocol.min_sites and plan.artefact == artefact:
+            advance(home, head, plan=planned)
+            return OpenedRound(plan_text(home, head.study, planned), reachable, f"{kind} resumed")
+        attempt = plan.attempt + 1
+    if len(eligible) < protocol.min_sites:
+        raise ConsiliumError("E506", waiting(protocol, head.round, sorted(eligible), absent))
+    plan = make_plan(home, protocol, head, kind, eligible, attempt=attempt, artefact=artefact)
+    digest = save_plan(home, plan)
+    advance(home, head, plan=digest, **{kind: digest})
+    return OpenedRound(plan_text(home, head.study, digest), roster_of(plan), f"{kind} opened")
+
+
+def _collect(
+    home: CoordinatorHome, protocol: StudyProtocol, digest: str, results: dict[str, str | None]
+) -> tuple[RoundPlan, Answers[EvaluationReport]]:
+    """Open the reports on a plan and keep those that answer it.
+
+    Raises:
+        ConsiliumError: E506, fewer than `min_sites` reports.
+    """
+    plan = load_plan(home, protocol.study, digest)
+    answers = gather(home, plan, results, EvaluationReport)
+    expected = {
+        "study": plan.study,
+        "protocol_hash": plan.protocol_hash,
+        "plan": digest,
+        "kind": plan.kind,
+        "model": plan.artefact or plan.base_model,
+    }
+    for site, report in list(answers.documents.items()):
+        if report.site != site or any(getattr(report, k) != v for k, v in expected.items()):
+            answers.refuse(site, ConsiliumError("E504"))
+        else:
+            save_answer(home, protocol.study, digest, site, answers.texts[site])
+    if len(answers.documents) < protocol.min_sites:
+        raise ConsiliumError("E506", f"{plan.kind}: {answers.summary()}")
+    return plan, answers
+
+
+def _stored_reports(home: CoordinatorHome, study: str, digest: str) -> list[EvaluationReport]:
+    """The reports that answered a plan, by site, with their signatures checked again."""
+    federation = load_federation(home)
+    folder = home.study(study) / "answers" / digest
+    return [
+        open_signed(path.read_text(), EvaluationReport, path.stem, federation.member(path.stem).sign_key)
+        for path in sorted(folder.glob("*.json"))
+    ]
+
+
+def judge(home: CoordinatorHome, study: str, run_id: str, results: dict[str, str | None]) -> list[GateResult]:
+    """Decide the protocol's gates on the sites' reports. A gate that fails ends the study without a release.
+
+    Raises:
+        ConsiliumError: E601, a gate failed; E602, one could not be decided; E506, too few reports.
+    """
+    head, protocol = load_head(home, study), load_protocol(home, study)
+    if head.evaluation is None:
+        raise ConsiliumError("E706", f"study {study} has no evaluation")
+    plan, answers = _collect(home, protocol, head.evaluation, results)
+    reports = _stored_reports(home, study, head.evaluation)
+    spent = {p.site: p.epsilon_study for p in site_privacy(home, protocol)}
+    gates = judge_gates(protocol, reports, spent)
+    record = {
+        "study": study,
+        "protocol_hash": protocol.hash,
+        "model": head.model,
+        "plan": head.evaluation,
+        "expected": roster_of(plan),
+        "evaluated": sorted(answers.documents),
+        "refused": answers.reasons(),
+        "silent": answers.silent,
+        "metrics": metrics_tree(reports),
+        "gates": [gate.model_dump(mode="json") for gate in gates],
+        "time": now(),
+    }
+    save_record(home, study, "evaluation", record)
+    try:
+        require(gates)
+    except ConsiliumError as stopped:
+        advance(home, head, status="rejected", plan=None, reason=str(stopped)[:500])
+        raise
+    return gates
+
+
+def export(home: CoordinatorHome, study: str, run_id: str, present: set[str]) -> OpenedRound:
+    """Export the final model to ONNX, check it against the trained one, and plan its verification.
+
+    Raises:
+        ConsiliumError: E603, the export disagrees with the trained model; E506, too few hospitals.
+    """
+    head, protocol = load_head(home, study), load_protocol(home, study)
+    record = load_record(home, study, "evaluation")
+    if head.model is None or head.evaluation is None or record["model"] != head.model:
+        raise ConsiliumError("E706", f"study {study} has not been judged")
+    require([GateResult.model_validate(gate) for gate in record["gates"]])
+    model = get_model(home, protocol, head.model)
+    target = _folder(home, study) / "model.onnx"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    privacy = site_privacy(home, protocol)
+    epsilons = [p.epsilon_study for p in privacy if p.epsilon_study is not None]
+    facts = {
+        "study": study,
+        "version": next_version(home, study),
+        "protocol_hash": protocol.hash,
+        "model": head.model,
+        "epsilon": f"{max(epsilons):.4f}" if epsilons else "none",
+        "intended_use": protocol.intended_use,
+        "decision_threshold": f"{protocol.decision_threshold:g}",
+    }
+    export_onnx(model, protocol, target, facts)
+    _, rows = golden_rows(protocol)
+    require_parity(parity(model, target, rows, protocol.decision_threshold))
+    artefact = DirectoryExchange(home.exchange).put(target)
+    return _open(home, head, "verification", present, head.verification, artefact)
+
+
+def collect_verification(
+    home: CoordinatorHome, study: str, run_id: str, results: dict[str, str | None]
+) -> str:
+    """Check every hospital's verification, write the candidate and return the digest to approve.
+
+    Raises:
+        ConsiliumError: E603, the exported model disagrees at a hospital; E506, too few reports.
+    """
+    head, protocol = load_head(home, study), load_protocol(home, study)
+    if head.verification is None or head.evaluation is None or head.model is None:
+        raise ConsiliumError("E706", f"study {study} has no export to verify")
+    _collect(home, protocol, head.verification, results)
+    verification = _stored_reports(home, study, head.verification)
+    for report in verification:
+        if report.parity is None:
+            raise ConsiliumError("E603", f"{report.site} reports no parity")
+        require_parity(report.parity, report.site)
+    evaluation = _stored_reports(home, study, head.evaluation)
+    record = load_record(home, study, "evaluation")
+    noise = study_noise(home, protocol)
+    achievable = home.study(study) / "achievable.json"
+    facts = ReleaseFacts(
+        protocol=protocol,
+        version=next_version(home, study),
+        code_version=CODE_VERSION,
+        rounds=protocol.rounds,
+        model=head.model,
+        created=now(),
+        evaluation=evaluation,
+        metrics=metrics_tree(evaluation),
+        gates=[GateResult.model_validate(gate) for gate in record["gates"]],
+        site_privacy=site_privacy(home, protocol),
+        verification=verification,
+        training_noise=noise.training if noise else None,
+        statistics_noise=noise.statistics if noise else None,
+        achievable_auroc=read_json(achievable) if achievable.exists() else {},
+    )
+    manifest = write_candidate(_folder(home, study) / "candidate", facts, _folder(home, study) / "model.onnx")
+    advance(home, head, plan=None, candidate=manifest.candidate_digest)
+    return manifest.candidate_digest
+
+
+def publish(home: CoordinatorHome, study: str, run_id: str, approval: Approval) -> Path:
+    """Seal the approved candidate, countersign it, and register it. Published once, however often asked.
+
+    Raises:
+        ConsiliumError: E704, there is no candidate; E705, the approval is for another one.
+    """
+    head = load_head(home, study)
+    if head.candidate is None:
+        raise ConsiliumError("E704", f"study {study} has no candidate")
+    if approval.candidate != head.candidate:
+        raise ConsiliumError("E705", f"approved {approval.candidate}, the candidate is {head.candidate}")
+    key = coordinator_key(home)
+    published = published_release(home, study, head.candidate)
+    if published is None:
+        published = home.releases / study / next_version(home, study)
+        seal(_folder(home, study) / "candidate", published, approval, key)
+    checks = verify_release(published, key.public)
+    if not verified(checks):
+        failed = [f"{c.name}: {c.detail}" for c in checks if c.passed is False]
+        raise ConsiliumError("E701", "; ".join(failed))
+    register(home.registry, published)
+    if head.status != "released":
+        advance(home, head, status="released", plan=None, reason=None)
+    return published
+
+
+def reject(home: CoordinatorHome, study: str, reason: str) -> None:
+    """End the study without a release, because the person asked said no."""
+    head = load_head(home, study)
+    if head.status == "finished":
+        advance(home, head, status="rejected", plan=None, reason=reason[:500])
+
+
+def published_release(home: CoordinatorHome, study: str, candidate: str) -> Path | None:
+    """The published release of a candidate, if publishing was interrupted after it was sealed."""
+    from release.directory import read_manifest
+
+    for folder in sorted((home.releases / study).glob("*/")):
+        if (folder / "manifest.json").exists() and read_manifest(folder).candidate_digest == candidate:
+            return folder
+    return None
+
+
+def next_version(home: CoordinatorHome, study: str) -> str:
+    """SemVer of the next release: every release of a study is a new minor version."""
+    return f"1.{len(list((home.releases / study).glob('*/')))}.0"
+
+
+def site_privacy(home: CoordinatorHome, protocol: StudyProtocol) -> list[SitePrivacy]:
+    """What every contributing hospital has spent, by the ledger it showed with its newest update."""
+    newest: dict[str, dict[str, Any]] = {}
+    for number in range(protocol.first_round, protocol.rounds + 1):
+        for line in load_record(home, protocol.study, str(number))["updates"]:
+            newest[line["site"]] = line
+    federation = load_federation(home)
+    return [
+        SitePrivacy(
+            site=site,
+            declared_size=federation.member(site).declared_size,
+            epsilon_study=line.get("epsilon_study"),
+            epsilon_lineage=line.get("epsilon_lineage"),
+            ledger_head=line.get("ledger_head"),
+        )
+        for site, line in sorted(newest.items())
+    ]
+
+
+def _folder(home: CoordinatorHome, study: str) -> Path:
+    return home.study(study) / "release"
