@@ -28,7 +28,7 @@ class DataSheet(Contract):
     site: SiteName
     connector: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,31}$")]
     cohort: Digest  # HMAC-SHA256 of the cohort under a key of the site: names it, cannot be guessed
-    data_version: Annotated[str, Field(pattern=r"^[0-9a-f]{7,64}$")] | None  # commit in the site's DVC
+    data_version: Annotated[str, Field(pattern=r"^[0-9a-f]{7,64}$")] | None = None  # commit in the site's DVC
     declared_size: Annotated[int, Field(ge=1)]  # patients, two significant figures, frozen at enrolment
     holdout: Literal["keyed", "list"]
     checks: Annotated[list[QualityCheck], Field(max_length=10_000)]

@@ -60,8 +60,8 @@ class EvaluationReport(Contract):
     site: SiteName
     model: Digest  # what was evaluated: the safetensors or the ONNX file
     cohort: Digest
-    n: Count | None
-    events: Count | None
+    n: Count | None = None
+    events: Count | None = None
     metrics: dict[MetricName, Estimate]
     suppressed: bool
     calibration: Annotated[list[CalibrationBin], Field(max_length=20)] = []

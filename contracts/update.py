@@ -17,7 +17,7 @@ class UpdateEnvelope(Contract):
     plan: Digest
     round: Annotated[int, Field(ge=0)]
     site: SiteName
-    base_model: Digest | None
+    base_model: Digest | None = None
     tensors: Digest  # safetensors
     tensor_bytes: Count
     planned_steps: Annotated[int, Field(ge=1)]
