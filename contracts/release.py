@@ -46,17 +46,17 @@ class SitePrivacy(Contract):
 
     site: SiteName
     declared_size: Count
-    epsilon_study: Finite | None
-    epsilon_lineage: Finite | None
-    ledger_head: Digest | None
+    epsilon_study: Finite | None = None
+    epsilon_lineage: Finite | None = None
+    ledger_head: Digest | None = None
 
 
 class GateResult(Contract):
     """How one gate was decided. `passed` is None when the data could not decide it, which is not a pass."""
 
     gate: Text
-    passed: bool | None
-    value: Finite | None
+    passed: bool | None = None
+    value: Finite | None = None
     detail: Text
 
 
@@ -87,8 +87,8 @@ class ReleaseManifest(Contract):
     outputs: list[Text]
     decision_threshold: Finite
     privacy_mode: Literal["none", "patient"]
-    epsilon: Finite | None  # the maximum over sites, for this study
-    delta: Finite | None
+    epsilon: Finite | None = None  # the maximum over sites, for this study
+    delta: Finite | None = None
     site_privacy: list[SitePrivacy]
     gates: list[GateResult]
     files: list[ReleaseFile]
