@@ -39,7 +39,8 @@ th { text-align: left; font-weight: 600; color: var(--soft); border-bottom: 2px 
   padding: .4rem .8rem .4rem 0; vertical-align: bottom; }
 td { border-bottom: 1px solid var(--line); padding: .45rem .8rem .45rem 0; vertical-align: top; }
 tr.pooled td { font-weight: 600; border-bottom: 0; border-top: 2px solid var(--line); }
-td.name { white-space: nowrap; }
+td.name, td.number { white-space: nowrap; }
+td small { display: block; color: var(--soft); font-weight: 400; font-size: .82rem; }
 .mark { display: inline-block; min-width: 6.2em; text-align: center; border-radius: 4px; padding: .05rem .5rem;
   font-size: .82rem; font-weight: 600; color: #fff; background: var(--good); white-space: nowrap; }
 .mark.failed { background: var(--bad); }
@@ -127,14 +128,15 @@ reach is known: {% for name, value in facts.achievable_auroc.items() %}{{ name }
 {% for name, tree in sites.items() %}
 <tr><td class="name">{{ name }}</td><td>{{ tree.n if tree.n is not none else "withheld" }}</td>\
 <td>{{ tree.events if tree.events is not none else "withheld" }}</td>\
-{% for key, title in columns %}<td>{{ tree[key] | number if key in tree else ("withheld" if tree.suppressed is \
-defined else "–") }}</td>{% endfor %}</tr>
+{% for key, title in columns %}<td class="number">{{ tree[key] | number if key in tree else ("withheld" if tree.suppressed is \
+defined else "–") }}{% if key in tree %}<small>{{ tree[key] | interval }}</small>{% endif %}</td>{% endfor %}</tr>
 {% endfor %}
 <tr class="pooled"><td class="name">pooled</td><td>{{ pooled.n }}</td>\
 <td>{{ pooled.events if pooled.events is not none else "–" }}</td>\
-{% for key, title in columns %}<td>{{ pooled[key] | number if key in pooled else "–" }}</td>{% endfor %}</tr>
+{% for key, title in columns %}<td class="number">{{ pooled[key] | number if key in pooled else "–" }}\
+{% if key in pooled %}<small>{{ pooled[key] | interval }}</small>{% endif %}</td>{% endfor %}</tr>
 </table></div>
-<p class="note">In brackets: 95 % interval. Accuracy at the decision threshold \
+<p class="note">Below each value its 95 % interval. Accuracy at the decision threshold \
 {{ protocol.decision_threshold }}. Brier: 0 is perfect. Calibration slope: 1 is perfect, below 1 the predictions are \
 too extreme. Calibration intercept: 0 is perfect, above 0 the model predicts too little risk.</p>
 {% if suppressed %}<p class="note"><b>Withheld</b> at {{ suppressed | join(", ") }}: fewer than {{ 2 * cell }} \
@@ -157,7 +159,8 @@ below it too much. Every point holds at least {{ cell }} patients with and {{ ce
 <h2>Subgroups, pooled</h2>
 <img src="{{ subgroups }}" alt="Pooled AUROC of each subgroup with its 95 % interval">
 <p class="note">A group with fewer than {{ cell }} patients in a class at a hospital is withheld there, and \
-so are the counts of another one from which it could be computed.</p>
+so are the counts of another one from which it could be computed.\
+{% for code in codes %} {{ code }}.{% endfor %}</p>
 </section>
 {% endif %}
 

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from contracts.study import StudyProtocol
 from release.facts import ReleaseFacts
 from release.figures import Row, calibration_plot, forest_plot
 from release.page import PAGE
@@ -49,7 +50,7 @@ def validation_page(facts: ReleaseFacts) -> str:
     curves = {name: tree["calibration"] for name, tree in sites.items() if tree.get("calibration")}
     groups = list(_group_rows(facts.metrics))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["number"] = _number
+    environment.filters |= {"number": _number, "interval": _interval}
     return environment.from_string(PAGE).render(
         facts=facts,
         protocol=facts.protocol,
@@ -63,6 +64,7 @@ def validation_page(facts: ReleaseFacts) -> str:
         forest=_data_uri(forest_plot(_forest_rows(facts.metrics), "AUROC with 95 % interval")),
         calibration=_data_uri(calibration_plot(curves)) if curves else None,
         subgroups=_data_uri(forest_plot(groups, "pooled AUROC with 95 % interval")) if groups else None,
+        codes=_codes(facts.protocol),
     )
 
 
@@ -86,7 +88,7 @@ def _forest_rows(metrics: Mapping[str, Any]) -> list[Row]:
 def _group_rows(metrics: Mapping[str, Any]) -> Iterator[Row]:
     for subgroup, groups in metrics["pooled"].get("subgroups", {}).items():
         for group, tree in groups.items():
-            yield Row(f"{subgroup}  {group}", tree.get("auroc"), "withheld (minimum cell)")
+            yield Row(f"{subgroup}  {group}".replace(">=", "≥"), tree.get("auroc"), "withheld (minimum cell)")
 
 
 def _decided(facts: ReleaseFacts) -> str:
@@ -97,13 +99,25 @@ def _decided(facts: ReleaseFacts) -> str:
 
 
 def _number(metric: Mapping[str, float] | None) -> str:
-    """`0.812 (0.780 to 0.841)`, or a dash."""
-    if not metric:
-        return "–"
-    text = f"{metric['value']:.3f}"
-    if "lower" in metric and "upper" in metric:
-        text += f" ({metric['lower']:.3f} to {metric['upper']:.3f})"
-    return text
+    """`0.812`, or a dash."""
+    return f"{metric['value']:.3f}" if metric else "–"
+
+
+def _interval(metric: Mapping[str, float] | None) -> str:
+    """`0.780 to 0.841`, or nothing."""
+    if not metric or "lower" not in metric or "upper" not in metric:
+        return ""
+    return f"{metric['lower']:.3f} to {metric['upper']:.3f}"
+
+
+def _codes(protocol: StudyProtocol) -> list[str]:
+    """What the levels of a subgroup mean, where the protocol says it."""
+    return [
+        f"{subgroup.name}: {feature.description}"
+        for subgroup in protocol.subgroups
+        for feature in protocol.features
+        if feature.name == subgroup.feature and feature.kind == "categorical" and feature.description
+    ]
 
 
 def _data_uri(svg: str) -> str:
