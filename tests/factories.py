@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from safetensors.numpy import save_file
 
 from contracts.datasheet import DataSheet
@@ -15,6 +17,8 @@ from contracts.signing import SigningKey, to_text
 from contracts.study import StudyProtocol, parse_study
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
+from site_runtime.enrol import enrol_site
+from site_runtime.home import SiteHome
 from tasks.federation import enrol
 from tasks.head import now, register_study
 from tasks.home import CoordinatorHome
@@ -57,7 +61,9 @@ def tiny_study(**changes: Any) -> StudyProtocol:
 class TinyFederation:
     """A coordinator's home with enrolled sites whose keys the test holds, and admitted data sheets."""
 
-    def __init__(self, root: Path, protocol: StudyProtocol, sites: tuple[str, ...] = ("ash", "birch", "cedar")):
+    def __init__(
+        self, root: Path, protocol: StudyProtocol, sites: tuple[str, ...] = ("ash", "birch", "cedar")
+    ):
         self.home = CoordinatorHome(root / "coordinator")
         self.protocol = protocol
         self.keys = {site: SigningKey.generate(site) for site in sites}
@@ -121,3 +127,102 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
     return path
+
+
+SITE: dict[str, Any] = {
+    "site": "ash",
+    "source": {"connector": "csv", "path": "data.csv", "patient": "patient", "record": "record"},
+    "governance": {
+        "institution": "Ash Hospital",
+        "contact": "data@ash.example",
+        "lineage": "ash",
+        "declared_size": 45,
+        "approved_by": "a test",
+    },
+    "policy": {"minimum_cell": 3, "exact_updates": True},
+}
+
+
+def site_fields(**changes: Any) -> dict[str, Any]:
+    """The fields of a tiny `site.yaml` with some of them replaced."""
+    return {**copy.deepcopy(SITE), **changes}
+
+
+def tiny_rows(patients: int = 60) -> list[dict[str, Any]]:
+    """Rows of the tiny study's CSV: every third patient has two records, every third died."""
+    rows = []
+    for i in range(patients):
+        for record in range(2 if i % 3 == 0 else 1):
+            rows.append(
+                {
+                    "patient": f"p{i}",
+                    "record": record,
+                    "age": 40 + i % 50,
+                    "lactate": "" if i % 7 == 0 else f"{1 + i % 5 + record / 10:.1f}",
+                    "sex": i % 2,
+                    "died": int(i % 3 == 1),
+                }
+            )
+    return rows
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows under the header of the first."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_site(folder: Path, rows: list[dict[str, Any]] | None = None, **changes: Any) -> Path:
+    """Write `site.yaml` with `data.csv` beside it and return the former's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / "data.csv", tiny_rows() if rows is None else rows)
+    (folder / "site.yaml").write_text(yaml.safe_dump(site_fields(**changes)))
+    return folder / "site.yaml"
+
+
+def enrolled_site(root: Path, rows: list[dict[str, Any]] | None = None, **changes: Any) -> SiteHome:
+    """The home of a tiny site that was enrolled with a coordinator nobody holds the key of."""
+    home = SiteHome(root / "sites" / "ash")
+    enrol_site(home, write_site(root / "source", rows, **changes), SigningKey.generate("coordinator").public)
+    return home
+
+
+def open_next(
+    federation: TinyFederation, run_id: str, present: set[str] | None = None
+) -> tuple[RoundPlan, str]:
+    """Open the study's next round with every site there, and return its plan and the plan's digest."""
+    from contracts.signing import parse_signed
+    from tasks.rounds import open_round
+
+    there = set(federation.keys) if present is None else present
+    opened = open_round(federation.home, federation.protocol.study, run_id, there)
+    assert opened.plan is not None, opened.reason
+    signed = parse_signed(opened.plan)
+    return RoundPlan.model_validate(signed.document), signed.digest
+
+
+def honest_tensors(federation: TinyFederation, plan: RoundPlan, site: str) -> dict[str, np.ndarray]:
+    """An update of the right form: sums for a statistics plan, a small change of parameters for training."""
+    from strategies.normalisation import statistics_shapes
+    from tasks.store import get_tensors
+
+    draw = np.random.default_rng([plan.round, *site.encode()])
+    if plan.kind == "statistics":
+        size = statistics_shapes(federation.protocol)["sums"][0]
+        return {"sums": np.concatenate([[90.0], draw.uniform(1, 30, size - 1)]).astype(np.float32)}
+    assert plan.base_model is not None
+    model = get_tensors(federation.home, plan.base_model)
+    return {
+        name: draw.normal(0, 0.01, array.shape).astype(np.float32)
+        for name, array in model.items()
+        if name.startswith("network.")
+    }
+
+
+def honest_answer(federation: TinyFederation, plan: RoundPlan, digest: str, site: str, folder: Path) -> str:
+    """The signed string of a site that does its part."""
+    path = write_tensors(folder / f"{site}-{plan.round}", honest_tensors(federation, plan, site))
+    return federation.signed(site, federation.envelope(site, plan, digest, path))

@@ -19,7 +19,7 @@ from site_runtime.connectors import Source
 if TYPE_CHECKING:
     from contracts.study import StudyProtocol
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class LabelRule(BaseModel):
