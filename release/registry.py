@@ -96,7 +96,7 @@ def register(registry: Path, release: Path) -> str:
         message = f"Release {manifest.study} {manifest.version}"
         _git(registry, "commit", "--quiet", "--allow-empty", "--message", message)
         _gto(registry, "register", manifest.study, "--version", version)
-    if not _git(registry, "tag", "--points-at", tag, "--list", f"{manifest.study}#{STAGE}#*"):
+    if not _git(registry, "tag", "--points-at", f"{tag}^{{}}", "--list", f"{manifest.study}#{STAGE}#*"):
         _gto(registry, "assign", manifest.study, "--version", version, "--stage", STAGE)
     return tag
 
