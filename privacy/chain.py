@@ -3,7 +3,7 @@
 Three files lie side by side: `<lineage>.jsonl`, one line of canonical JSON per entry with its opening;
 `<lineage>.head`, how long the chain was when an append was last acknowledged; `<lineage>.lock`.
 
-An append is acknowledged when its line and then the head are on disk. Hence:
+An append is acknowledged when its line is on disk and the head is written. Hence:
 
 - bytes behind the last newline were never acknowledged (the writer was killed): they are cut off;
 - whole lines beyond the head are valid entries whose writer died before it could answer: they count;
@@ -102,7 +102,7 @@ class Chain:
                 rest = memoryview(line)
                 while rest:
                     rest = rest[os.write(file, rest) :]
-                os.fsync(file)
+                os.fdatasync(file)
                 self._write_head(len(self.records) + 1, record.digest)
             except BaseException:
                 # Never acknowledged: take it back, so that a full disk leaves nothing half-written.
@@ -124,7 +124,7 @@ class Chain:
         if head is None:
             if self.path.exists():
                 raise ConsiliumError("E402", f"{self._head_path} is missing beside {self.path}")
-            self._write_head(0, ROOT)
+            self._create_head()
             head = (0, ROOT)
         whole = data[: data.rfind(b"\n") + 1]
         if not whole.startswith(self._verified):
@@ -163,22 +163,34 @@ class Chain:
         except (ValueError, KeyError, TypeError) as error:
             raise ConsiliumError("E402", f"{self._head_path}: {error!r}") from error
 
-    def _write_head(self, length: int, head: str) -> None:
-        # Renaming is atomic. Should a power cut bring back the older head, the chain is ahead: it counts.
-        new = self._head_path.with_suffix(".head.new")
-        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    def _create_head(self) -> None:
+        """Write the head of an empty chain, whole or not at all."""
+        new = self._head_path.with_suffix(".new")
+        with open(new, "wb") as file:
+            file.write(_head_bytes(0, ROOT))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, self._head_path)
+        folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.write(file, canonical_json({"length": length, "head": head}))
-            os.fsync(file)
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _write_head(self, length: int, head: str) -> None:
+        """Overwrite the head in place: one short write of constant length, which no kill can tear.
+
+        It is not waited for: should a power cut bring back the head before, the chain is ahead and counts.
+        """
+        file = os.open(self._head_path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(file, _head_bytes(length, head), 0)
         finally:
             os.close(file)
-        os.replace(new, self._head_path)
-        if length == 0:
-            folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+
+
+def _head_bytes(length: int, head: str) -> bytes:
+    return canonical_json({"length": length, "head": head}).ljust(120) + b"\n"
 
 
 def parse_line(line: bytes, number: int) -> Record:
