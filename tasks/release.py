@@ -19,7 +19,7 @@ from release.directory import seal, write_candidate
 from release.export import export_onnx, parity, require_parity
 from release.facts import ReleaseFacts
 from release.golden import golden_rows
-from release.registry import register
+from release.registry import next_version, register, releases
 from release.verify import verified, verify_release
 from tasks.answers import Answers, gather
 from tasks.exchange import DirectoryExchange
@@ -174,7 +174,7 @@ def export(home: CoordinatorHome, study: str, run_id: str, present: set[str]) ->
     epsilons = [p.epsilon_study for p in privacy if p.epsilon_study is not None]
     facts = {
         "study": study,
-        "version": next_version(home, study),
+        "version": version_of(home, protocol),
         "protocol_hash": protocol.hash,
         "model": head.model,
         "epsilon": f"{max(epsilons):.4f}" if epsilons else "none",
@@ -211,7 +211,7 @@ def collect_verification(
     achievable = home.study(study) / "achievable.json"
     facts = ReleaseFacts(
         protocol=protocol,
-        version=next_version(home, study),
+        version=version_of(home, protocol),
         code_version=CODE_VERSION,
         rounds=protocol.rounds,
         model=head.model,
@@ -236,7 +236,7 @@ def publish(home: CoordinatorHome, study: str, run_id: str, approval: Approval) 
     Raises:
         ConsiliumError: E704, there is no candidate; E705, the approval is for another one.
     """
-    head = load_head(home, study)
+    head, protocol = load_head(home, study), load_protocol(home, study)
     if head.candidate is None:
         raise ConsiliumError("E704", f"study {study} has no candidate")
     if approval.candidate != head.candidate:
@@ -244,7 +244,7 @@ def publish(home: CoordinatorHome, study: str, run_id: str, approval: Approval) 
     key = coordinator_key(home)
     published = published_release(home, study, head.candidate)
     if published is None:
-        published = home.releases / study / next_version(home, study)
+        published = home.releases / study / version_of(home, protocol)
         seal(_folder(home, study) / "candidate", published, approval, key)
     checks = verify_release(published, key.public)
     if not verified(checks):
@@ -265,17 +265,17 @@ def reject(home: CoordinatorHome, study: str, reason: str) -> None:
 
 def published_release(home: CoordinatorHome, study: str, candidate: str) -> Path | None:
     """The published release of a candidate, if publishing was interrupted after it was sealed."""
-    from release.directory import read_manifest
-
-    for folder in sorted((home.releases / study).glob("*/")):
-        if (folder / "manifest.json").exists() and read_manifest(folder).candidate_digest == candidate:
-            return folder
+    for release in releases(home.releases):
+        if release.manifest.study == study and release.manifest.candidate_digest == candidate:
+            return release.path
     return None
 
 
-def next_version(home: CoordinatorHome, study: str) -> str:
-    """SemVer of the next release: every release of a study is a new minor version."""
-    return f"1.{len(list((home.releases / study).glob('*/')))}.0"
+def version_of(home: CoordinatorHome, protocol: StudyProtocol) -> str:
+    """SemVer of the release at hand, from what changed since the study's last one."""
+    published = [r.manifest for r in releases(home.releases) if r.manifest.study == protocol.study]
+    sites = [p.site for p in site_privacy(home, protocol)]
+    return next_version(published, protocol_hash=protocol.hash, sites=sites)
 
 
 def site_privacy(home: CoordinatorHome, protocol: StudyProtocol) -> list[SitePrivacy]:

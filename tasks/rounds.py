@@ -179,7 +179,8 @@ def close_round(
         e.site: weight_of(protocol, e.declared_size) for e in plan.roster if e.site in answers.documents
     }
     updates = list(answers.documents.values())
-    result = aggregate(home, protocol, plan.kind, Base(plan.base_model, head.optimiser), updates, weights)
+    base = Base(plan.base_model, head.optimiser)
+    result = aggregate(home, protocol, plan.kind, base, updates, weights, plan.noise_multiplier)
     record |= {
         "status": "closed",
         "model": result.model,

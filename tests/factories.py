@@ -93,9 +93,7 @@ class TinyFederation:
         }
         return to_text(self.keys[site].sign(DataSheet.model_validate(fields | changes)))
 
-    def envelope(
-        self, site: str, plan: RoundPlan, plan_digest: str, path: Path, **changes: Any
-    ) -> UpdateEnvelope:
+    def envelope(self, site: str, plan: RoundPlan, plan_digest: str, path: Path) -> UpdateEnvelope:
         """An honest envelope for tensors that lie at `path` and in the exchange."""
         from tasks.exchange import DirectoryExchange
 
@@ -115,7 +113,7 @@ class TinyFederation:
             "policy": ZERO,
             "code_version": CODE_VERSION,
         }
-        return UpdateEnvelope.model_validate(fields | changes)
+        return UpdateEnvelope.model_validate(fields)
 
     def signed(self, site: str, envelope: UpdateEnvelope) -> str:
         """The string that a site's task would return."""

@@ -1,0 +1,152 @@
+"""`consilium simulate`: the whole of a study in one process, without Airflow."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from consilium.output import Json, print_json, reporting_refusals, screen
+from consilium.simulation import (
+    Simulation,
+    achievable,
+    fresh_folder,
+    outcome,
+    simulate_study,
+    site_files,
+    with_changes,
+)
+from consilium.study import find_federation, find_study
+from contracts.errors import ConsiliumError
+from contracts.study import load_study
+
+app = typer.Typer()
+
+
+def progress_bar() -> Progress:
+    """The progress display of long commands."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=screen,
+        transient=True,
+    )
+
+
+@app.command()
+def simulate(
+    study: Annotated[str, typer.Argument(help="A study file, or the name of a study that ships.")],
+    federation: Annotated[
+        Path | None, typer.Option(help="Folder of site.yaml files for your own data.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Another number of rounds than the study's.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for everything it makes.")] = None,
+    json: Json = False,
+) -> None:
+    """Run a study's whole lifecycle here, all sites in one process, and print its metrics."""
+    with reporting_refusals(json):
+        protocol = load_study(find_study(study))
+        if rounds is not None:
+            protocol = with_changes(protocol, rounds=rounds)
+        folder = find_federation(protocol.study, federation)
+        root = fresh_folder(out, protocol.study)
+        started = time.monotonic()
+        steps = len(site_files(folder)) + protocol.rounds + (1 - protocol.first_round) + 3
+        with progress_bar() as bar:
+            bar.disable = json
+            task = bar.add_task(protocol.study, total=steps)
+
+            def progress(text: str) -> None:
+                bar.update(task, description=text, advance=1)
+
+            stopped: ConsiliumError | None = None
+            published: Path | None = None
+            try:
+                _, published = simulate_study(protocol, folder, root, progress)
+            except ConsiliumError as error:
+                if error.number not in ("E601", "E602"):
+                    raise
+                stopped = error
+        simulation = Simulation(root, protocol)
+        found = outcome(simulation) | {
+            "release": str(published) if published else None,
+            "achievable_auroc": achievable(simulation) or None,
+            "seconds": round(time.monotonic() - started, 1),
+            "home": str(root),
+        }
+        if json:
+            print_json(
+                found | ({"stopped": {"number": stopped.number, "detail": stopped.detail}} if stopped else {})
+            )
+        else:
+            show(found)
+        if stopped is not None:
+            if json:
+                raise typer.Exit(1)
+            raise stopped
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print a simulation's outcome as tables."""
+    names = ("auroc", "accuracy", "brier", "calibration_slope", "calibration_intercept")
+    best = found.get("achievable_auroc") or {}
+    table = Table(
+        title=f"{found['study']}: {found['rounds']} rounds", caption=f"protocol {found['protocol_hash'][:16]}"
+    )
+    table.add_column("hospital")
+    for name in (*names, *(["achievable auroc"] if best else [])):
+        table.add_column(name.replace("_", " "), justify="right")
+    sites = [
+        key for key, value in found.items() if isinstance(value, dict) and "n" in value and key != "pooled"
+    ]
+    for site in [*sites, "pooled"]:
+        tree = found[site]
+        cells = [interval(tree.get(name)) for name in names]
+        table.add_row(
+            site,
+            *cells,
+            *([f"{best[site]:.3f}" if site in best else ""] if best else []),
+            end_section=site == (sites or [""])[-1],
+        )
+    screen.print(table)
+    privacy = found["privacy"]
+    if privacy["mode"] == "patient":
+        screen.print(
+            f"differential privacy: epsilon {privacy['maximum']:.3f} at delta {privacy['delta']:g} "
+            f"(patient level, whole study), sigma {privacy['noise_multiplier']:g}"
+        )
+    else:
+        screen.print("no differential privacy: exact updates left the hospitals")
+    for gate in found["gates"]:
+        mark = {True: "[green]passed[/]", False: "[bold red]failed[/]", None: "[bold yellow]not testable[/]"}[
+            gate["passed"]
+        ]
+        screen.print(f"gate {gate['gate']}: {mark} {gate['detail']}", highlight=False)
+    screen.print(f"{found['seconds']} s; everything is in {found['home']}")
+    if found["release"]:
+        screen.print(f"release: [bold]{found['release']}[/]", soft_wrap=True)
+
+
+def interval(metric: dict[str, float] | None) -> str:
+    """Show an estimate with its 95 % interval."""
+    if not metric:
+        return "-"
+    if metric.get("lower") is None:
+        return f"{metric['value']:.3f}"
+    return f"{metric['value']:.3f} ({metric['lower']:.3f}-{metric['upper']:.3f})"

@@ -1,0 +1,225 @@
+"""A whole federation in one process: the same steps as under Airflow, called one after the other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from consilium.output import home_folder
+from contracts.errors import ConsiliumError
+from contracts.release import Approval
+from contracts.study import StudyProtocol, parse_study
+from site_runtime.home import SiteHome
+from tasks.exchange import DirectoryExchange
+from tasks.home import CoordinatorHome
+
+MARKER = ".consilium-simulation"
+RUN = "simulate"
+
+Progressing = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """All homes of a simulated federation, below one folder."""
+
+    root: Path
+    protocol: StudyProtocol
+
+    @property
+    def coordinator(self) -> CoordinatorHome:
+        """The coordinator's home."""
+        return CoordinatorHome(self.root / "coordinator")
+
+    @property
+    def sites(self) -> dict[str, SiteHome]:
+        """The sites' homes by name."""
+        return {p.name: SiteHome(p) for p in sorted((self.root / "sites").glob("*")) if p.is_dir()}
+
+
+def site_files(federation: Path) -> list[Path]:
+    """Return the `site.yaml` files of a federation: `<site>.yaml` or `<site>/site.yaml`.
+
+    Raises:
+        ConsiliumError: E107, there is none.
+    """
+    found = sorted({*federation.glob("*.yaml"), *federation.glob("*/site.yaml")})
+    if not found:
+        raise ConsiliumError("E107", f"{federation} holds no <site>.yaml and no <site>/site.yaml")
+    return found
+
+
+def fresh_folder(out: Path | None, study: str) -> Path:
+    """Return an empty folder for a simulation; an earlier simulation there is replaced, nothing else is.
+
+    Raises:
+        ConsiliumError: E107, the folder holds something else.
+    """
+    folder = out or home_folder() / "simulations" / study
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARKER).exists():
+            raise ConsiliumError("E107", f"--out {folder} is not empty and no earlier simulation")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).write_text(f"{study}\n")
+    return folder.absolute()
+
+
+def prepare(root: Path, protocol: StudyProtocol, federation: Path) -> Simulation:
+    """Enrol the federation's sites and register and approve the study, all below `root`."""
+    from site_runtime.config import load_site_file
+    from site_runtime.consent import approve
+    from site_runtime.enrol import enrol_site
+    from tasks.federation import coordinator_key, enrol
+    from tasks.head import register_study
+
+    simulation = Simulation(root, protocol)
+    public = coordinator_key(simulation.coordinator).public
+    for file in site_files(federation):
+        home = SiteHome(root / "sites" / load_site_file(file).site)
+        enrol(simulation.coordinator, enrol_site(home, file, public).model_dump())
+        approve(home, protocol)
+    register_study(simulation.coordinator, protocol)
+    return simulation
+
+
+def ask(step: Callable[..., str], *arguments: Any) -> str:
+    """Return what a site's step answers, which may be its refusal."""
+    from site_runtime.steps import SiteRefused
+
+    try:
+        return step(*arguments)
+    except SiteRefused as refused:
+        return refused.document
+
+
+def run_intake(simulation: Simulation, progress: Progressing) -> dict[str, Any]:
+    """Intake at every site and its half at the coordinator; returns the intake's record."""
+    from site_runtime.steps import intake
+    from tasks.intake import admit_sheets
+
+    study = simulation.protocol.study
+    results: dict[str, str | None] = {}
+    for name, home in simulation.sites.items():
+        progress(f"intake: {name}")
+        results[name] = ask(intake, home, study)
+    return admit_sheets(simulation.coordinator, study, results)
+
+
+def run_rounds(simulation: Simulation, progress: Progressing) -> None:
+    """All rounds of the study, one after the other.
+
+    Raises:
+        ConsiliumError: E506, a round missed its quorum.
+    """
+    from site_runtime.steps import train
+    from tasks.rounds import close_round, open_round
+
+    study, home = simulation.protocol.study, simulation.coordinator
+    exchange = DirectoryExchange(home.exchange)
+    number = simulation.protocol.first_round
+    while True:
+        run = f"{RUN}-{number}"
+        progress(f"round {number} of {simulation.protocol.rounds}")
+        opened = open_round(home, study, run, set(simulation.sites))
+        if opened.plan is None:
+            return
+        results: dict[str, str | None] = {
+            site: ask(train, simulation.sites[site], opened.plan, exchange) for site in opened.roster
+        }
+        if close_round(home, study, run, results).next != "round":
+            return
+        number += 1
+
+
+def run_release(simulation: Simulation, progress: Progressing) -> Path:
+    """Evaluate, judge, export, verify and publish; the release says that no person approved it.
+
+    Raises:
+        ConsiliumError: E601, E602, a gate; E603, parity; E506, too few hospitals.
+    """
+    from site_runtime.steps import evaluate
+    from tasks.head import now
+    from tasks.release import collect_verification, export, judge, open_evaluation, publish
+
+    study, home = simulation.protocol.study, simulation.coordinator
+    exchange = DirectoryExchange(home.exchange)
+
+    def everywhere(plan: str | None, roster: list[str]) -> dict[str, str | None]:
+        return {site: ask(evaluate, simulation.sites[site], plan, exchange) for site in roster}
+
+    progress("evaluate at every hospital")
+    opened = open_evaluation(home, study, RUN, set(simulation.sites))
+    judge(home, study, RUN, everywhere(opened.plan, opened.roster))
+    progress("export and verify at every hospital")
+    opened = export(home, study, RUN, set(simulation.sites))
+    candidate = collect_verification(home, study, RUN, everywhere(opened.plan, opened.roster))
+    progress("publish")
+    approval = Approval(
+        candidate=candidate,
+        approved_by="simulation, not a person",
+        role="none",
+        reason="consilium simulate approves its own candidates",
+        time=now(),
+    )
+    return publish(home, study, RUN, approval)
+
+
+def outcome(simulation: Simulation) -> dict[str, Any]:
+    """What a finished simulation prints: metrics pooled and by hospital, privacy, gates, digests."""
+    from tasks.head import load_head
+    from tasks.store import load_record
+
+    home, protocol = simulation.coordinator, simulation.protocol
+    evaluation = load_record(home, protocol.study, "evaluation")
+    last = load_record(home, protocol.study, str(protocol.rounds))
+    metrics = evaluation["metrics"]
+    found: dict[str, Any] = {
+        "study": protocol.study,
+        "protocol_hash": protocol.hash,
+        "rounds": protocol.rounds,
+        "model": load_head(home, protocol.study).model,
+        **metrics,
+        "gates": evaluation["gates"],
+        "privacy": {"mode": protocol.privacy.mode, "noise_multiplier": last["noise_multiplier"]},
+    }
+    if last["epsilon"]:
+        found["privacy"] |= last["epsilon"]
+    return found
+
+
+def achievable(simulation: Simulation) -> dict[str, float]:
+    """The best possible AUROC by site and pooled, where the data are simulated; else empty."""
+    from site_runtime.config import load_site
+    from site_runtime.connectors import synthetic
+
+    sources = {name: load_site(home).source for name, home in simulation.sites.items()}
+    options = {name: s for name, s in sources.items() if isinstance(s, synthetic.Options)}
+    return synthetic.achievable_auroc(options) if len(options) == len(sources) else {}
+
+
+def with_changes(protocol: StudyProtocol, **changes: Any) -> StudyProtocol:
+    """Return the protocol with some fields replaced; it is another protocol, with another hash."""
+    return parse_study({**protocol.body(), **changes})
+
+
+def simulate_study(
+    protocol: StudyProtocol, federation: Path, root: Path, progress: Progressing, *, release: bool = True
+) -> tuple[Simulation, Path | None]:
+    """Run a study from enrolment to release below `root`; without `release` it ends after its evaluation.
+
+    Raises:
+        ConsiliumError: the first refusal that stops the study.
+    """
+    simulation = prepare(root, protocol, federation)
+    best = achievable(simulation)
+    if best:
+        path = simulation.coordinator.study(protocol.study) / "achievable.json"
+        path.write_text(json.dumps(best, sort_keys=True))
+    run_intake(simulation, progress)
+    run_rounds(simulation, progress)
+    return simulation, run_release(simulation, progress) if release else None
