@@ -72,6 +72,7 @@ def _common(airflow: Path, url: str) -> Settings:
             "colored_console_log": False,
             "uvicorn_logging_level": "WARNING",
         },
+        "workers": {"execution_api_timeout": 30},  # seconds; the default of 5 is short on a busy machine
         "usage_data_collection": {"enabled": False},
         "scheduler": {"catchup_by_default": False},
         "database": {"sql_alchemy_conn": f"sqlite:///{airflow / 'airflow.db'}"},
@@ -114,7 +115,7 @@ def coordinator_settings(home: CoordinatorHome, port: int, deadline_seconds: int
     settings["api_auth"] = {
         "jwt_private_key_path": home.api_key,
         "jwt_issuer": "coordinator",
-        "jwt_kid": "coordinator",
+        # No jwt_kid: Airflow 3.3 checks these tokens against a set made from the key alone, without it.
         "jwt_secret": secrets.token_urlsafe(32),
     }
     settings["scheduler"] |= {
@@ -171,6 +172,7 @@ def write_coordinator(home: CoordinatorHome, port: int, deadline_seconds: int) -
         users = {user: secrets.token_urlsafe(18) for user in (OPERATOR, CLINICIAN)}
         _write_private(passwords_file(home), json.dumps(users).encode())
     _write_config(home.airflow, coordinator_settings(home, port, deadline_seconds))
+    write_atomic(home.airflow / "config" / "airflow_local_settings.py", _COORDINATOR_SETTINGS.encode())
 
 
 def write_site(home: SiteHome, site: str, url: str) -> None:
@@ -184,12 +186,13 @@ def coordinator_environment(home: CoordinatorHome) -> dict[str, str]:
     return _environment(home.root, home.airflow) | {"CONSILIUM_HOME": str(home.root.parent)}
 
 
-def site_environment(home: SiteHome, site: str) -> dict[str, str]:
+def site_environment(home: SiteHome, site: str, url: str) -> dict[str, str]:
     """Environment of a site's worker: it names this site alone, and no user or host of the machine."""
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     return _environment(home.root, home.airflow) | {
         "CONSILIUM_SITE_HOME": str(home.root),
         "CONSILIUM_SITE": site,
+        "CONSILIUM_COORDINATOR_URL": url,
         "HOSTNAME": site,
         "LOGNAME": site,  # the user name that Airflow reports with a task
         "USER": site,
@@ -232,6 +235,16 @@ def _write_private(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, data)  # mkstemp: readable and writable by its owner only
 
+
+_COORDINATOR_SETTINGS = '''"""Run by Airflow at start: the scheduler imports once what its tasks, forked from it, all need."""
+
+import sys
+
+if sys.argv[1:2] == ["scheduler"]:
+    import safetensors.numpy
+    import scipy.stats
+    import tasks.rounds
+'''
 
 _LOCAL_SETTINGS = '''"""Run by Airflow when the worker starts, before it forks a process for each task."""
 

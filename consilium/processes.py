@@ -88,10 +88,8 @@ class Part:
         try:
             record = json.loads(self.record.read_text())
             process = psutil.Process(record["pid"])
-            return (
-                abs(process.create_time() - record["started"]) < 2.0
-                and process.status() != psutil.STATUS_ZOMBIE
-            )
+            same = abs(process.create_time() - float(record["started"])) < 2.0
+            return same and bool(process.status() != psutil.STATUS_ZOMBIE)
         except (OSError, ValueError, KeyError, psutil.Error):
             return False
 

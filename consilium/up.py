@@ -1,0 +1,312 @@
+"""Start and end a home: the coordinator's Airflow and one edge worker per local hospital."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from consilium.airflow_home import (
+    base_url,
+    coordinator_environment,
+    site_environment,
+    write_coordinator,
+    write_site,
+)
+from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
+from consilium.processes import Part, end, only_one, parts_of, require_free, wait_ready
+from contracts.errors import ConsiliumError
+from contracts.study import StudyProtocol, load_study
+from site_runtime.home import SiteHome
+from tasks.home import CoordinatorHome
+
+if TYPE_CHECKING:
+    from consilium.rest import Airflow
+
+START_SECONDS = 180.0
+COMPONENTS = ("api-server", "scheduler", "dag-processor")
+_SKIP_LOG_SERVER = {"scheduler": ["--skip-serve-logs"]}
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A home that is up (or was): where it is, where it answers, which hospitals run on this machine."""
+
+    home: Path
+    port: int
+    sites: list[str]
+
+    @property
+    def coordinator(self) -> CoordinatorHome:
+        """The coordinator's folder."""
+        return CoordinatorHome(self.home / "coordinator")
+
+    @property
+    def url(self) -> str:
+        """Where the coordinator answers."""
+        return base_url(self.port)
+
+    @property
+    def airflow(self) -> Airflow:
+        """Airflow's API as the operator."""
+        from consilium.rest import Airflow
+
+        return Airflow(self.url, self.coordinator)
+
+    def site(self, site: str) -> SiteHome:
+        """The folder of a local hospital."""
+        return SiteHome(self.home / "sites" / site)
+
+    def part(self, name: str) -> Part:
+        """A supervised process: `api-server`, `scheduler`, `dag-processor`, or `site-<name>`."""
+        return Part(name, run_folder(self.home))
+
+    def start_site(self, site: str) -> None:
+        """Start a hospital's worker.
+
+        Raises:
+            ConsiliumError: E104, it runs.
+        """
+        home = self.site(site)
+        environment = site_environment(home, site, self.url)
+        command = [sys.executable, "-m", "consilium.site_worker", str(home.root), "--hide", str(self.home)]
+        self.part(f"site-{site}").start(command, environment, home.root)
+
+    def stop_site(self, site: str) -> None:
+        """Ask a hospital's worker to end, and end it."""
+        end([self.part(f"site-{site}")])
+
+    def kill_site(self, site: str) -> None:
+        """Kill a hospital's worker with everything it runs, as a power failure would."""
+        end([self.part(f"site-{site}")], force=True)
+
+
+def run_folder(home: Path) -> Path:
+    """Records and logs of the processes of a home."""
+    return home / "run"
+
+
+def up(
+    home: Path,
+    federation: Path,
+    studies: list[StudyProtocol],
+    port: int,
+    say: Say = lambda text: None,
+) -> Platform:
+    """Enrol the hospitals of a federation's folder, register the studies, and start everything.
+
+    Args:
+        federation: folder of `<site>.yaml` files.
+        studies: registered here and approved at every one of these hospitals.
+        say: told what happens next, for a progress display.
+
+    Raises:
+        ConsiliumError: E104 it is up; E106 the port is in use; E107 no hospital in the folder; E109 a part
+            did not start; E103, E101 and E304 from the files themselves. Nothing runs then.
+    """
+    home = home.resolve()
+    run = run_folder(home)
+    with only_one(run):
+        running = [part.name for part in parts_of(run) if part.alive()]
+        if running:
+            raise ConsiliumError("E104", f"{home}: {', '.join(running)}; `consilium down` ends it")
+        end(parts_of(run))  # what a crash left
+        require_free(port)
+        say("enrolling the hospitals")
+        sites = prepare(home, federation, studies, port)
+        platform = Platform(home, port, sites)
+        (run / "platform").write_text(json.dumps({"port": port, "sites": sites}))
+        try:
+            with ends_on_signal():
+                _start(platform, studies, say)
+        except BaseException:
+            end(parts_of(run))
+            raise
+    return platform
+
+
+def prepare(home: Path, federation: Path, studies: list[StudyProtocol], port: int) -> list[str]:
+    """Write keys, registry, approvals and configurations; return the names of the local hospitals.
+
+    Raises:
+        ConsiliumError: E107, E103, E101, E304.
+    """
+    from site_runtime.config import load_site_file
+    from site_runtime.consent import approve
+    from site_runtime.enrol import enrol_site
+    from tasks.federation import coordinator_key, enrol, load_federation
+    from tasks.head import load_protocol, register_study, registered_studies
+
+    coordinator = CoordinatorHome(home / "coordinator")
+    files = sorted(federation.glob("*.yaml"))
+    if not files:
+        raise ConsiliumError("E107", f"{federation}: no <site>.yaml in it")
+    public = coordinator_key(coordinator).public
+    for file in files:
+        name = load_site_file(file).site
+        card = enrol_site(SiteHome(home / "sites" / name), file, public)
+        enrol(coordinator, card.model_dump())
+    for protocol in studies:
+        register_study(coordinator, protocol)
+    sites = [s for s in load_federation(coordinator).sites if (home / "sites" / s / "site.yaml").exists()]
+    for site in sites:
+        for protocol in studies:
+            approve(SiteHome(home / "sites" / site), protocol)
+        write_site(SiteHome(home / "sites" / site), site, base_url(port))
+    deadlines = [load_protocol(coordinator, s).deadline_seconds for s in registered_studies(coordinator)]
+    write_coordinator(coordinator, port, max(deadlines, default=60))
+    return sites
+
+
+def _start(platform: Platform, studies: list[StudyProtocol], say: Say) -> None:
+    """Start the parts, the slowest first, and wait until they work together."""
+    coordinator = platform.coordinator
+    environment = coordinator_environment(coordinator)
+    for site in platform.sites:
+        platform.start_site(site)  # warms while the database is made
+    say("preparing Airflow's database")
+    migrate(coordinator, environment)
+    say("starting Airflow")
+    components = [platform.part(name) for name in COMPONENTS]
+    for part in components:
+        command = [sys.executable, "-m", "airflow", part.name, *_SKIP_LOG_SERVER.get(part.name, [])]
+        part.start(command, environment, coordinator.root)
+    wait_ready(components, lambda: _components_work(platform), START_SECONDS, "Airflow")
+    say("reading the DAGs")
+    wanted = {f"{s.study}.{kind}" for s in studies for kind in ("intake", "round", "release")}
+    wait_ready(components, lambda: wanted <= set(platform.airflow.dags()), START_SECONDS, "the DAGs")
+    say("waiting for the hospitals")
+    workers = [platform.part(f"site-{site}") for site in platform.sites]
+    wait_ready(components + workers, lambda: _all_present(platform), START_SECONDS, "a hospital's worker")
+
+
+def migrate(coordinator: CoordinatorHome, environment: dict[str, str]) -> None:
+    """Make or update Airflow's database.
+
+    Raises:
+        ConsiliumError: E109.
+    """
+    command = [sys.executable, "-m", "airflow", "db", "migrate"]
+    done = subprocess.run(
+        command, env=environment, cwd=coordinator.root, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise ConsiliumError("E109", f"airflow db migrate:\n{(done.stdout + done.stderr)[-2000:]}")
+    # Readers and the writer do not wait for each other then; the setting stays in the file.
+    with contextlib.closing(sqlite3.connect(coordinator.airflow / "airflow.db")) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+
+
+def _components_work(platform: Platform) -> bool:
+    health = platform.airflow.health()
+    names = ("metadatabase", "scheduler", "dag_processor")
+    return bool(health) and all(health.get(name) == "healthy" for name in names)
+
+
+def _all_present(platform: Platform) -> bool:
+    from tasks.presence import present_sites
+
+    return set(platform.sites) <= present_sites(platform.coordinator)
+
+
+def current(home: Path) -> Platform:
+    """The platform that is up in a home.
+
+    Raises:
+        ConsiliumError: E105, nothing is up there.
+    """
+    home = home.resolve()
+    run = run_folder(home)
+    if not any(part.alive() for part in parts_of(run)):
+        raise ConsiliumError("E105", f"{home}")
+    record = json.loads((run / "platform").read_text())
+    return Platform(home, record["port"], record["sites"])
+
+
+def down(home: Path) -> list[str]:
+    """End everything that `up` started in a home and return the names of the parts.
+
+    Raises:
+        ConsiliumError: E105, nothing is up.
+    """
+    run = run_folder(home.resolve())
+    if not run.is_dir() or not parts_of(run):
+        raise ConsiliumError("E105", f"{home}")
+    with only_one(run):
+        parts = parts_of(run)
+        end(parts)
+    return [part.name for part in parts]
+
+
+@contextlib.contextmanager
+def ends_on_signal() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end this block as Ctrl-C does, so that what it started is ended too."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = {name: signal.signal(name, interrupt) for name in (signal.SIGTERM, signal.SIGHUP)}
+    except ValueError:  # not in the main thread: the caller sees to signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+up_app = typer.Typer(add_completion=False)
+down_app = typer.Typer(add_completion=False)
+
+
+@up_app.command()
+def up_command(
+    studies: Annotated[
+        list[str] | None, typer.Argument(help="Study files, or names of studies that ship.")
+    ] = None,
+    federation: Annotated[
+        Path | None, typer.Option(help="Folder of site.yaml files; the first study's own when left out.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port of the coordinator on this machine.")] = 8080,
+    json_output: Json = False,
+) -> None:
+    """Start the coordinator and the hospitals of a federation on this machine."""
+    from consilium.airflow_home import OPERATOR, password
+    from consilium.study import find_federation, find_study
+
+    with reporting_refusals(json_output):
+        names = studies or ["icu-mortality-demo"]
+        protocols = [load_study(find_study(name)) for name in names]
+        folder = find_federation(protocols[0].study, federation)
+        if json_output:
+            platform = up(home_folder(), folder, protocols, port)
+            print_json({"url": platform.url, "home": str(platform.home), "sites": platform.sites})
+            return
+        with screen.status("starting") as status:
+            platform = up(home_folder(), folder, protocols, port, lambda text: status.update(text))
+        screen.print(f"Consilium is up at {platform.url} with {', '.join(platform.sites)}.")
+        screen.print(f"User {OPERATOR}, password {password(platform.coordinator, OPERATOR)}")
+
+
+@down_app.command()
+def down_command(json_output: Json = False) -> None:
+    """End everything that `up` started."""
+    with reporting_refusals(json_output):
+        ended = down(home_folder())
+        if json_output:
+            print_json({"ended": ended})
+        else:
+            screen.print(f"Ended {', '.join(ended)}.")

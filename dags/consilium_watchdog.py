@@ -1,0 +1,30 @@
+"""`consilium.watchdog`: rings again for a study that should be moving and is not."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, task
+
+from dags.steps import at_coordinator, default_args, doorbell, ring, round_asset
+from dags.view import current_view
+
+if current_view().coordinator:
+    with DAG(
+        dag_id="consilium.watchdog",
+        description="Rings again when a study is running and nothing is active",
+        schedule="* * * * *",
+        catchup=False,
+        max_active_runs=1,
+        tags=["consilium", "watchdog"],
+        default_args=default_args("consilium") | {"retries": 0},
+    ):
+
+        @task(task_id="ring", outlets=[doorbell("watchdog")])
+        def ring_idle() -> list[str]:
+            """Ring the doorbell of every idle study; the events say nothing but that somebody rang."""
+            from tasks.rounds import idle_studies
+
+            idle = list(at_coordinator(lambda home, run: idle_studies(home)))
+            ring("watchdog", [round_asset(study) for study in idle])
+            return idle
+
+        ring_idle()

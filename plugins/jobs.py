@@ -1,0 +1,73 @@
+"""Which site a task instance or a job belongs to, from Airflow's own database."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+_KEPT = 4096
+
+
+@dataclass(frozen=True)
+class Task:
+    """Where a task instance belongs. `queue` is a site's name for a task of a site."""
+
+    dag: str
+    run: str
+    task: str
+    queue: str
+
+
+@dataclass
+class Jobs:
+    """Looks up owners and remembers them: a task instance's coordinates and queue never change."""
+
+    _tasks: OrderedDict[str, Task] = field(default_factory=OrderedDict)
+
+    def task(self, instance: str) -> Task | None:
+        """The task instance with this id (one attempt of a task), or None."""
+        if instance in self._tasks:
+            return self._tasks[instance]
+        from uuid import UUID
+
+        from airflow.models.taskinstance import TaskInstance as Row
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        try:
+            identifier = UUID(instance)
+        except ValueError:
+            return None
+        with create_session(scoped=False) as session:
+            query = select(Row.dag_id, Row.run_id, Row.task_id, Row.queue).where(Row.id == identifier)
+            row = session.execute(query, execution_options={"include_all_attempts": True}).one_or_none()
+        if row is None:
+            return None
+        found = Task(dag=row.dag_id, run=row.run_id, task=row.task_id, queue=row.queue)
+        self._tasks[instance] = found
+        while len(self._tasks) > _KEPT:
+            self._tasks.popitem(last=False)
+        return found
+
+    def owner(self, dag: str, task: str, run: str) -> str | None:
+        """The queue of the edge job of a task in a run: the site it was given to."""
+        from airflow.providers.edge3.models.edge_job import EdgeJobModel as Row
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        with create_session(scoped=False) as session:
+            query = select(Row.queue).where(Row.dag_id == dag, Row.task_id == task, Row.run_id == run)
+            queues = set(session.scalars(query))
+        return queues.pop() if len(queues) == 1 else None
+
+    def silence(self, worker: str) -> None:
+        """Declare a worker that was heard of long ago gone, so that its successor may register."""
+        from airflow.providers.edge3.models.edge_worker import EdgeWorkerModel as Row
+        from airflow.providers.edge3.models.edge_worker import EdgeWorkerState
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        with create_session(scoped=False) as session:
+            row = session.scalar(select(Row).where(Row.worker_name == worker))
+            if row is not None:
+                row.state = EdgeWorkerState.UNKNOWN
