@@ -32,13 +32,14 @@ def list_releases(json: Json = False) -> None:
         if not found:
             screen.print("No release yet. A study that finished and passed its gates makes one.")
             return
-        table = Table("study", "version", "epsilon", "approved by", "created", "path")
+        table = Table("study", "version", "epsilon", "approved by", "created")
         for row in found:
             epsilon = "none" if row["epsilon"] is None else f"{row['epsilon']:.2f}"
-            table.add_row(
-                row["study"], row["version"], epsilon, row["approved_by"] or "-", row["created"], row["path"]
-            )
+            approved_by = row["approved_by"] or "-"
+            table.add_row(row["study"], row["version"], epsilon, approved_by, row["created"])
         screen.print(table)
+        for row in found:
+            screen.print(row["path"], soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -143,7 +144,8 @@ def _print_manifest(manifest: ReleaseManifest) -> None:
     for gate in manifest.gates:
         gates.add_row(gate.gate, marks[gate.passed], gate.detail)
     screen.print(gates)
-    files = Table("file", "bytes", "SHA-256", title="Files", title_justify="left")
+    files = Table("file", "bytes", title="Files", title_justify="left")
+    files.add_column("SHA-256", overflow="fold")
     for file in manifest.files:
         files.add_row(file.path, str(file.size), file.sha256)
     screen.print(files)
