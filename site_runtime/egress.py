@@ -68,8 +68,13 @@ def _check_cells(report: EvaluationReport, cell: int) -> None:
                 raise ConsiliumError("E304", f"{name}: events without n")
             if min(group.events, group.n - group.events) < cell:
                 raise ConsiliumError("E304", f"{name}: a class below the minimum cell of {cell}")
-        elif set(group.metrics) - {"accuracy"}:
-            raise ConsiliumError("E304", f"{name}: metrics of both classes although counts are suppressed")
+        elif group.n is not None and set(group.metrics) - {"accuracy"}:
+            raise ConsiliumError(
+                "E304", f"{name}: metrics of both classes although their totals are suppressed"
+            )
+        elif group.n is None and "accuracy" in group.metrics:
+            # An accuracy is a ratio of counts: with few patients it gives n away.
+            raise ConsiliumError("E304", f"{name}: accuracy although n is suppressed")
     for i, bin_ in enumerate(report.calibration):
         if bin_.n < cell:
             raise ConsiliumError("E304", f"calibration bin {i}: n below the minimum cell of {cell}")

@@ -1,4 +1,4 @@
-"""The outbox: a finished result is kept before it is sent, so that a retry sends it again (design section 5)."""
+"""The outbox: a finished result is kept before it is sent, so that a retry sends it again (design 5)."""
 
 from __future__ import annotations
 

@@ -90,8 +90,11 @@ def run_quality(frame: pd.DataFrame, protocol: StudyProtocol, report: Path | Non
     """
     import great_expectations as gx
 
-    # Its log lines may quote values of a column.
-    logging.getLogger("great_expectations").setLevel(logging.CRITICAL)
+    # Its log lines may quote values of a column. Some of its loggers set a level of their own, so they are
+    # cut off where they meet.
+    logger = logging.getLogger("great_expectations")
+    logger.propagate = False
+    logger.handlers = [logging.NullHandler()]
     context = gx.get_context(mode="ephemeral")
     context.enable_analytics(False)
     context.variables.progress_bars = cast(Any, {"globally": False})
@@ -189,8 +192,8 @@ def _findings(result: Any, frame: pd.DataFrame, protocol: StudyProtocol) -> list
         number, detail = numbers[check], ""
         if not passed:
             detail = _detail(check, column, frame, protocol)
-            if check == "label" and frame[protocol.label.name].nunique() == 2:
-                number = "E204"  # both classes are there, and something that is neither
+            if check == "label" and set(frame[protocol.label.name]) not in ({0.0}, {1.0}):
+                number = "E204"  # not one class only, but something that is neither
         findings.append(
             Finding(
                 check=check,
@@ -219,7 +222,7 @@ def _detail(check: Check, column: str | None, frame: pd.DataFrame, protocol: Stu
     assert column is not None
     values = frame[column]
     if check == "label":
-        found = sorted(values.dropna().unique())[:5]
+        found = _some(values)
         return f"label {column!r}: values {found}, {int(values.isna().sum())} missing; expected both 0 and 1"
     if check == "prevalence":
         low, high = protocol.label.prevalence
@@ -229,7 +232,7 @@ def _detail(check: Check, column: str | None, frame: pd.DataFrame, protocol: Stu
         share = values.isna().mean()
         return f"feature {column!r}: {share:.1%} missing, expected at most {feature.max_missing:.1%}"
     if check == "levels" and isinstance(feature, CategoricalFeature):
-        odd = sorted(set(values.dropna()) - set(feature.levels))[:5]
+        odd = _some(values[~values.isin(feature.levels)])
         return f"feature {column!r}: values {odd}, expected one of {list(feature.levels)}"
     if check == "range" and isinstance(feature, NumericFeature):
         present = values.dropna()
@@ -242,6 +245,11 @@ def _detail(check: Check, column: str | None, frame: pd.DataFrame, protocol: Stu
             f"`units: {{{column}: {{from: ..., factor: ...}}}}` in site.yaml"
         )
     return f"feature {column!r}: stored as {values.dtype}, expected numbers"
+
+
+def _some(values: pd.Series) -> list[float]:
+    """Up to five different values, smallest first."""
+    return [float(v) for v in sorted(values.dropna().unique())[:5]]
 
 
 def _page(result: Any) -> str:

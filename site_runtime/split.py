@@ -53,9 +53,7 @@ def read_holdout_list(path: Path | None) -> frozenset[str]:
         ConsiliumError: E103, no file is named; E201, it cannot be read.
     """
     if path is None:
-        raise ConsiliumError(
-            "E103", "field 'holdout': not set, expected a file with the study's list"
-        )
+        raise ConsiliumError("E103", "field 'holdout': not set, expected a file with the study's list")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

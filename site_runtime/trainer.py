@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytorch_lightning as lightning
 import torch
-from lightning_fabric.utilities.warnings import PossibleUserWarning
 from torch import Tensor, nn
 
 from contracts.plan import RoundPlan
@@ -103,7 +102,8 @@ def fit(module: lightning.LightningModule, loader: torch.utils.data.DataLoader, 
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore", PossibleUserWarning)
+        # Libraries warn about their own deprecations, hundreds of times.
+        warnings.simplefilter("ignore")
         trainer = lightning.Trainer(
             accelerator=compute.accelerator,
             devices=compute.devices,
