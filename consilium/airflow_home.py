@@ -236,7 +236,7 @@ def _write_private(path: Path, data: bytes) -> None:
     write_atomic(path, data)  # mkstemp: readable and writable by its owner only
 
 
-_COORDINATOR_SETTINGS = '''"""Run by Airflow at start: the scheduler imports once what its tasks, forked from it, all need."""
+_COORDINATOR_SETTINGS = '''"""Run by Airflow at start: the scheduler imports once what its tasks need."""
 
 import sys
 

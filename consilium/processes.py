@@ -183,12 +183,21 @@ def wait_ready(parts: Sequence[Part], condition: Callable[[], bool], seconds: fl
 
     def ready() -> bool:
         for part in parts:
-            if not part.alive():
-                raise ConsiliumError("E109", f"{part.name} ended; its log {part.log} says:\n{part.tail()}")
+            require_alive(part)
         return condition()
 
     if not wait_until(ready, seconds, interval=0.2):
         raise ConsiliumError("E109", f"{what} was not ready after {seconds:.0f} s")
+
+
+def require_alive(part: Part) -> None:
+    """Check that a part's leader runs.
+
+    Raises:
+        ConsiliumError: E109, with the tail of its log.
+    """
+    if not part.alive():
+        raise ConsiliumError("E109", f"{part.name} ended; its log {part.log} says:\n{part.tail()}")
 
 
 def require_free(port: int) -> None:

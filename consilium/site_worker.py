@@ -1,12 +1,17 @@
 """A hospital's edge worker: confined, warmed, and started again when the coordinator was away.
 
-`python -m consilium.site_worker SITE_HOME [--hide FOLDER]`, with the environment of
-`airflow_home.site_environment`. What runs is Airflow's own `airflow edge worker`.
+    python -m consilium.site_worker --url URL [--hide FOLDER] [--run FOLDER] SITE_HOME...
+
+What runs is Airflow's own `airflow edge worker`. Several hospitals of one machine (a demo, a test) share the
+heavy imports: they are made once, then each hospital is forked off into a session, an environment, a
+configuration and a confinement of its own, before Airflow or anything of a hospital is read.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import importlib
 import os
 import sys
@@ -16,19 +21,99 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from consilium.airflow_home import site_environment
 from consilium.confine import hide
+from consilium.processes import MARK, Part
+from site_runtime.home import SiteHome
+from site_runtime.warm import WARM, warm
 
 PATIENCE_SECONDS = 2.0  # between attempts: a name is free 5 s after its last worker fell silent
 
+# What Airflow itself imports and what does not look at a configuration: half of its start.
+BELOW_AIRFLOW = (
+    "aiohttp",
+    "fastapi",
+    "libcst",
+    "pendulum",
+    "retryhttp",
+    "sqlalchemy.dialects.postgresql",
+    "sqlalchemy.ext.asyncio",
+    "sqlalchemy.orm",
+    "structlog",
+    "tabulate",
+)
+
 
 def main() -> None:
-    """Run the worker until it is asked to end."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("home", type=Path)
-    parser.add_argument("--hide", type=Path, action="append", default=[])
-    arguments = parser.parse_args()
-    confine(arguments.home, arguments.hide)
-    work(arguments.home)
+    """Run the workers until they are asked to end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("homes", type=Path, nargs="+", metavar="SITE_HOME")
+    parser.add_argument("--url", required=True, help="where the coordinator answers")
+    parser.add_argument("--hide", type=Path, action="append", default=[], help="out of reach of the site")
+    parser.add_argument("--run", type=Path, help="folder of the records of supervised processes")
+    given = parser.parse_args()
+    if len(given.homes) == 1:
+        work(SiteHome(given.homes[0]), given.url, given.hide, given.run)
+    else:
+        warm([*WARM, *BELOW_AIRFLOW])
+        gc.freeze()  # what is shared now is not copied by a later collection
+        for home in given.homes:
+            fork(SiteHome(home), given.url, given.hide, given.run)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.wait()
+
+
+def fork(home: SiteHome, url: str, hidden: list[Path], run: Path) -> None:
+    """Start one hospital as a process that leads a session of its own, and record it."""
+    part = Part(f"site-{home.root.name}", run)
+    ready, tell = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(tell)
+        os.read(ready, 1)  # the session exists
+        os.close(ready)
+        part.adopt(pid)
+        return
+    os.setsid()
+    with open(part.log, "ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    os.close(tell)
+    try:
+        work(home, url, hidden, run)
+    finally:
+        sys.stdout.flush()
+        os._exit(0)
+
+
+def work(home: SiteHome, url: str, hidden: list[Path], run: Path | None) -> None:
+    """Become the site, import Airflow (which warms this process) and work until the worker drains."""
+    site = home.root.name
+    environment = site_environment(home, site, url)
+    if run is not None:
+        environment[MARK] = Part(f"site-{site}", run).mark
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(home.root)
+    confine(home.root, hidden)
+    wait_for_coordinator(url)
+    airflow: Callable[[], object] = importlib.import_module("airflow.__main__").main
+    sys.argv = ["airflow", "edge", "worker", "--queues", site, "--edge-hostname", site]
+    while True:
+        # Left by a worker that was killed; that only one runs is looked after by who started us.
+        (home.airflow / "edge-worker.pid").unlink(missing_ok=True)
+        try:
+            airflow()
+            return
+        except SystemExit as end:
+            if end.code in (None, 0):
+                return
+            print(f"the worker ended: {end.code}; again in {PATIENCE_SECONDS:.0f} s", flush=True)
+        except Exception as error:
+            print(f"the worker ended: {error!r}; again in {PATIENCE_SECONDS:.0f} s", flush=True)
+        time.sleep(PATIENCE_SECONDS)
+        wait_for_coordinator(url)
 
 
 def confine(home: Path, hidden: list[Path]) -> None:
@@ -37,30 +122,9 @@ def confine(home: Path, hidden: list[Path]) -> None:
         way = hide(hidden, keep=[home])
         if way == "none":
             print("WARNING: this machine offers no way to hide the coordinator's folder from a site of the")
-            print("WARNING: same user. Use separate users or machines for anything but a trial.")
+            print("WARNING: same user. Use separate users or machines for anything but a trial.", flush=True)
         else:
-            print(f"confined by {way}: {', '.join(map(str, hidden))} except {home}")
-
-
-def work(home: Path) -> None:
-    """Import Airflow (which warms this process by its local settings) and work until the worker drains."""
-    site, url = os.environ["CONSILIUM_SITE"], os.environ["CONSILIUM_COORDINATOR_URL"]
-    airflow: Callable[[], object] = importlib.import_module("airflow.__main__").main
-    sys.argv = ["airflow", "edge", "worker", "--queues", site, "--edge-hostname", site]
-    while True:
-        wait_for_coordinator(url)
-        # Left by a worker that was killed; that only one runs is looked after by who started us.
-        (home / "airflow" / "edge-worker.pid").unlink(missing_ok=True)
-        try:
-            airflow()
-            return
-        except SystemExit as end:
-            if end.code in (None, 0):
-                return
-            print(f"the worker ended: {end.code}; again in {PATIENCE_SECONDS:.0f} s")
-        except Exception as error:
-            print(f"the worker ended: {error!r}; again in {PATIENCE_SECONDS:.0f} s")
-        time.sleep(PATIENCE_SECONDS)
+            print(f"confined by {way}: {', '.join(map(str, hidden))} except {home}", flush=True)
 
 
 def wait_for_coordinator(url: str) -> None:
@@ -71,7 +135,7 @@ def wait_for_coordinator(url: str) -> None:
             with opener.open(f"{url}/edge_worker/v1/health", timeout=5):
                 return
         except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
+            time.sleep(0.3)
 
 
 if __name__ == "__main__":

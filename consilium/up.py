@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -18,12 +19,11 @@ import typer
 from consilium.airflow_home import (
     base_url,
     coordinator_environment,
-    site_environment,
     write_coordinator,
     write_site,
 )
 from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
-from consilium.processes import Part, end, only_one, parts_of, require_free, wait_ready
+from consilium.processes import Part, end, only_one, parts_of, require_alive, require_free, wait_ready
 from contracts.errors import ConsiliumError
 from contracts.study import StudyProtocol, load_study
 from site_runtime.home import SiteHome
@@ -72,16 +72,26 @@ class Platform:
         """A supervised process: `api-server`, `scheduler`, `dag-processor`, or `site-<name>`."""
         return Part(name, run_folder(self.home))
 
+    def start_sites(self) -> None:
+        """Start all local hospitals at once, which share one warm-up.
+
+        Raises:
+            ConsiliumError: E104, they run.
+        """
+        self.part("hospitals").start(self._worker(self.sites), dict(os.environ), self.home)
+
     def start_site(self, site: str) -> None:
-        """Start a hospital's worker.
+        """Start one hospital's worker.
 
         Raises:
             ConsiliumError: E104, it runs.
         """
-        home = self.site(site)
-        environment = site_environment(home, site, self.url)
-        command = [sys.executable, "-m", "consilium.site_worker", str(home.root), "--hide", str(self.home)]
-        self.part(f"site-{site}").start(command, environment, home.root)
+        self.part(f"site-{site}").start(self._worker([site]), dict(os.environ), self.home)
+
+    def _worker(self, sites: list[str]) -> list[str]:
+        options = ["--url", self.url, "--hide", str(self.home), "--run", str(run_folder(self.home))]
+        homes = [str(self.site(site).root) for site in sites]
+        return [sys.executable, "-m", "consilium.site_worker", *options, *homes]
 
     def stop_site(self, site: str) -> None:
         """Ask a hospital's worker to end, and end it."""
@@ -173,22 +183,21 @@ def _start(platform: Platform, studies: list[StudyProtocol], say: Say) -> None:
     """Start the parts, the slowest first, and wait until they work together."""
     coordinator = platform.coordinator
     environment = coordinator_environment(coordinator)
-    for site in platform.sites:
-        platform.start_site(site)  # warms while the database is made
+    platform.start_sites()  # which warm up while the database is made
     say("preparing Airflow's database")
     migrate(coordinator, environment)
     say("starting Airflow")
     components = [platform.part(name) for name in COMPONENTS]
+    together = [platform.part("hospitals"), *components]
     for part in components:
         command = [sys.executable, "-m", "airflow", part.name, *_SKIP_LOG_SERVER.get(part.name, [])]
         part.start(command, environment, coordinator.root)
-    wait_ready(components, lambda: _components_work(platform), START_SECONDS, "Airflow")
+    wait_ready(together, lambda: _components_work(platform), START_SECONDS, "Airflow")
     say("reading the DAGs")
     wanted = {f"{s.study}.{kind}" for s in studies for kind in ("intake", "round", "release")}
-    wait_ready(components, lambda: wanted <= set(platform.airflow.dags()), START_SECONDS, "the DAGs")
+    wait_ready(together, lambda: wanted <= set(platform.airflow.dags()), START_SECONDS, "the DAGs")
     say("waiting for the hospitals")
-    workers = [platform.part(f"site-{site}") for site in platform.sites]
-    wait_ready(components + workers, lambda: _all_present(platform), START_SECONDS, "a hospital's worker")
+    wait_ready(together, lambda: _all_present(platform), START_SECONDS, "a hospital's worker")
 
 
 def migrate(coordinator: CoordinatorHome, environment: dict[str, str]) -> None:
@@ -217,6 +226,9 @@ def _components_work(platform: Platform) -> bool:
 def _all_present(platform: Platform) -> bool:
     from tasks.presence import present_sites
 
+    for part in (platform.part(f"site-{site}") for site in platform.sites):
+        if part.leader() is not None:
+            require_alive(part)
     return set(platform.sites) <= present_sites(platform.coordinator)
 
 
