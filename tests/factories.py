@@ -134,7 +134,7 @@ SITE: dict[str, Any] = {
         "institution": "Ash Hospital",
         "contact": "data@ash.example",
         "lineage": "ash",
-        "declared_size": 45,
+        "declared_size": 90,
         "approved_by": "a test",
     },
     "policy": {"minimum_cell": 3, "exact_updates": True},
@@ -146,7 +146,7 @@ def site_fields(**changes: Any) -> dict[str, Any]:
     return {**copy.deepcopy(SITE), **changes}
 
 
-def tiny_rows(patients: int = 60) -> list[dict[str, Any]]:
+def tiny_rows(patients: int = 120) -> list[dict[str, Any]]:
     """Rows of the tiny study's CSV: every third patient has two records, every third died."""
     rows = []
     for i in range(patients):

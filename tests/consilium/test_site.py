@@ -1,0 +1,124 @@
+"""The hospital's own commands: they need no coordinator, say what would leave, and end with a number."""
+
+import json
+import socket
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from consilium.__main__ import app
+from contracts.signing import parse_signed
+from site_runtime.consent import approve
+from site_runtime.steps import intake
+from tests.factories import enrolled_site, study_fields, tiny_rows, tiny_study, write_site
+
+
+@pytest.fixture
+def study(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(study_fields()))
+    return str(path)
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def answer(*arguments: str) -> tuple[int, dict]:
+    result = run(*arguments, "--json")
+    return result.exit_code, json.loads(result.stdout)
+
+
+def test_check_prints_exactly_what_would_leave_and_keeps_nothing(tmp_path, study, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("CONSILIUM_HOME", str(tmp_path / "home"))
+    folder = write_site(tmp_path / "ash").parent
+    before = sorted(tmp_path.rglob("*"))
+    result = run("site", "check", str(folder), "--study", study)
+    assert result.exit_code == 0, result.output
+    assert sorted(tmp_path.rglob("*")) == before
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("{")]
+    assert parse_signed(line).type == "DataSheet"
+    for check in ("missingness", "uniqueness", "prevalence"):
+        assert check in result.stdout
+
+
+def test_check_of_a_cohort_that_is_not_accepted(tmp_path, study):
+    rows = tiny_rows()
+    folder = write_site(tmp_path / "ash", [*rows, rows[0]]).parent
+    code, facts = answer("site", "check", str(folder), "--study", study)
+    assert code == 1 and facts["error"]["number"] == "E206" and not facts["accepted"]
+    assert "'p0'" in facts["error"]["detail"] and "p0" not in json.dumps(facts["leaves"])
+    result = run("site", "check", str(folder), "--study", study)
+    assert result.exit_code == 1 and "E206" in result.output
+
+
+def test_check_of_a_source_that_cannot_be_read_shows_the_refusal(tmp_path, study):
+    rows = tiny_rows()
+    rows[0]["age"] = "fifty"
+    code, facts = answer("site", "check", str(write_site(tmp_path / "ash", rows)), "--study", study)
+    assert code == 1 and facts["error"]["number"] == "E203"
+    assert "'fifty'" in facts["error"]["detail"]
+    assert facts["leaves"]["type"] == "Refusal" and "fifty" not in json.dumps(facts["leaves"])
+
+
+def test_check_without_a_site_file(tmp_path, study):
+    code, facts = answer("site", "check", str(tmp_path / "nowhere"), "--study", study)
+    assert code == 1 and facts["error"]["number"] == "E103"
+
+
+def test_consent_from_the_command_line(tmp_path, study):
+    home = str(enrolled_site(tmp_path).root)
+    states = [
+        answer("site", verb, what, "--home", home)[1]["state"]
+        for verb, what in (
+            ("approve", study),
+            ("pause", "tiny"),
+            ("resume", "tiny"),
+            ("withdraw", "tiny"),
+        )
+    ]
+    assert states == ["approved", "paused", "approved", "withdrawn"]
+    code, facts = answer("site", "resume", "tiny", "--home", home)
+    assert code == 1 and facts["error"]["number"] == "E303"
+
+
+def test_show_lists_what_left(tmp_path):
+    home = enrolled_site(tmp_path)
+    approve(home, tiny_study())
+    intake(home, "tiny")
+    code, facts = answer("site", "show", "--home", str(home.root))
+    assert code == 0
+    assert [(r["type"], r["what"]) for r in facts["egress"]] == [("DataSheet", "accepted")]
+    assert facts["studies"][0]["state"] == "approved" and facts["studies"][0]["rounds_trained"] == 0
+    assert run("site", "show", "--home", str(home.root)).exit_code == 0
+
+
+def test_show_knows_what_was_spent_and_what_is_left(tmp_path):
+    from contracts.signing import SigningKey
+    from privacy.accountant import Spend
+    from privacy.ledger import Ledger
+    from tests.factories import ZERO
+
+    home = enrolled_site(tmp_path, budget={"epsilon": 5.0})
+    private = {"mode": "patient", "epsilon": 3.0, "delta": 1e-4, "max_grad_norm": 1.0}
+    approve(home, tiny_study(privacy=private))
+    ledger = Ledger(home.ledger("ash"), "ash", "ash", SigningKey.load("ash", home.signing_key))
+    spend = Spend(sample_rate=0.1, noise_multiplier=1.5, steps=20)
+    ledger.reserve(study="tiny", plan=ZERO, purpose="training", spend=spend, epsilon_cap=5.0, delta=1e-4)
+    (row,) = answer("site", "show", "--home", str(home.root))[1]["privacy"]
+    assert 0 < row["epsilon_study"] == row["epsilon_lineage"] < 3
+    assert row["left"] == pytest.approx(5.0 - row["epsilon_lineage"])
+
+
+def test_show_asks_which_hospital_when_there_are_several(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONSILIUM_HOME", str(tmp_path))
+    code, facts = answer("site", "show")
+    assert code == 1 and facts["error"]["number"] == "E806"
+    enrolled_site(tmp_path)
+    assert answer("site", "show")[1]["site"] == "ash"
+    assert answer("site", "show", "--site", "oak")[1]["error"]["number"] == "E806"
