@@ -45,10 +45,10 @@ _LARGEST_GRID = 2**23
 _TAIL = 1e-5  # share of delta that each kind of truncation may cost
 _ORDERS = np.concatenate(
     [
-        np.arange(1.05, 3.0, 0.05),
+        np.arange(1.1, 3.0, 0.1),
         np.arange(3.0, 12.0, 0.25),
-        np.arange(12.0, 64.0),
-        2.0 ** np.arange(6, 13.01, 0.25),
+        np.arange(12.0, 64.0, 2.0),
+        2.0 ** np.arange(6, 11.01, 0.25),
     ]
 )
 
@@ -142,10 +142,10 @@ def _prv(pairs: Pairs, delta: float) -> float:
         raise ValueError(f"delta {delta}, expected in (0, 1)")
     if not pairs:
         return 0.0
-    if any(pair.noise_multiplier < _SMALLEST_NOISE for pair in pairs):
-        return math.inf
     if len(pairs) == 1 and pairs[0].sample_rate == 1.0:
         return epsilon_gaussian(pairs[0].noise_multiplier, delta)
+    if any(pair.noise_multiplier < _SMALLEST_NOISE for pair in pairs):
+        return math.inf
     return max(_compose(pairs, delta, "remove"), _compose(pairs, delta, "add"))
 
 
@@ -160,12 +160,15 @@ class _Loss:
 
 
 def _mesh(pairs: Pairs) -> float:
-    """Choose the mesh: n steps move the mean by at most n mesh^2 / 8 and the variance by n mesh^2 / 4."""
+    """Choose the mesh: n steps move the mean by at most n mesh^2 / 8 and the variance by n mesh^2 / 4.
+
+    A mesh costs at most its own width where the loss is bounded and few steps are taken, hence the 0.001.
+    """
     steps = sum(pair.steps for pair in pairs)
     variance = sum(
         pair.steps * pair.sample_rate**2 * math.expm1(min(pair.noise_multiplier**-2, 3.0)) for pair in pairs
     )
-    return min(math.sqrt(8e-5 / steps), 0.01 * math.sqrt(variance / steps))
+    return min(1e-3, math.sqrt(8e-5 / steps), 0.01 * math.sqrt(variance / steps))
 
 
 def _loss_at(t: float, q: float, sigma: float) -> float:

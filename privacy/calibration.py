@@ -7,6 +7,7 @@ smallest of four significant digits that meet their target: numbers that can be 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -79,39 +80,52 @@ def _calibrate(protocol: StudyProtocol) -> StudyNoise:
     if training.normalisation == "federated":
         share = privacy.statistics_fraction * privacy.epsilon
         statistics = _smallest(
-            lambda sigma: epsilon_prv([Spend(1.0, sigma, 1)], privacy.delta) <= share,
-            f"statistics within epsilon {share:g}",
+            lambda sigma: epsilon_prv([Spend(1.0, sigma, 1)], privacy.delta),
+            share,
+            "one release of statistics",
         )
         before = [Spend(1.0, statistics, 1)]
     steps = protocol.rounds * training.steps
-
-    def within(sigma: float) -> bool:
-        spends = [*before, Spend(training.sample_rate, sigma, steps)]
-        return epsilon_prv(spends, privacy.delta) <= privacy.epsilon
-
     sigma = _smallest(
-        within,
-        f"{steps} steps at rate {training.sample_rate:g} within epsilon {privacy.epsilon:g}",
+        lambda sigma: epsilon_prv([*before, Spend(training.sample_rate, sigma, steps)], privacy.delta),
+        privacy.epsilon,
+        f"{steps} steps at rate {training.sample_rate:g}",
     )
     noise = StudyNoise(statistics, sigma, 0.0)
     return StudyNoise(statistics, sigma, epsilon(planned_spends(protocol, noise), privacy.delta))
 
 
-def _smallest(enough: Callable[[float], bool], what: str) -> float:
-    """Return the smallest noise multiplier of four significant digits that is `enough`, by bisection."""
+def _smallest(spent: Callable[[float], float], target: float, what: str) -> float:
+    """Return the smallest noise multiplier of four significant digits whose epsilon is at most `target`.
+
+    Bisection over all such numbers, with every other guess by log-log interpolation: epsilon is nearly a
+    power of the noise. The answer does not depend on the guesses, since epsilon falls as noise grows.
+    """
     per_decade = 9000
-    low, high = -1, per_decade * (_LARGEST - _SMALLEST + 1)  # low is not enough, high is
+    count = per_decade * (_LARGEST - _SMALLEST + 1)
 
     def value(index: int) -> float:
         decade, mantissa = divmod(index, per_decade)
         return float(f"{1000 + mantissa}e{decade + _SMALLEST - 3}")
 
+    low, high = -1, count  # low is too little, high is enough
+    known: dict[int, float] = {}
+    guess, interpolate = (low + high) // 2, True
     while high - low > 1:
-        middle = (low + high) // 2
-        if enough(value(middle)):
-            high = middle
+        known[guess] = spent(value(guess))
+        if known[guess] <= target:
+            high = guess
         else:
-            low = middle
-    if high == per_decade * (_LARGEST - _SMALLEST + 1):
-        raise ConsiliumError("E409", f"no noise multiplier up to {value(high - 1):g} keeps {what}")
+            low = guess
+        guess = (low + high) // 2
+        above, below = known.get(low, 0.0), known.get(high, 0.0)
+        if interpolate and 0.0 < below < above < math.inf:
+            share = math.log(above / target) / math.log(above / below)
+            sigma = value(low) * (value(high) / value(low)) ** share
+            decade = math.floor(math.log10(sigma))
+            index = (decade - _SMALLEST) * per_decade + int(sigma / 10.0 ** (decade - 3)) - 1000
+            guess = min(max(index, low + 1), high - 1)
+        interpolate = not interpolate or high - low < 64
+    if high == count:
+        raise ConsiliumError("E409", f"no noise up to {value(count - 1):g} keeps {what} within {target:g}")
     return value(high)
