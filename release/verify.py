@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
@@ -90,10 +90,13 @@ def check_signature(folder: Path, manifest: ReleaseManifest, trusted_public: str
 def check_files(folder: Path, manifest: ReleaseManifest, *, sealed: bool) -> list[Check]:
     """Check that exactly the named files are there (E703) and hold the named bytes (E701)."""
     own = {MANIFEST, SIGNATURE} if sealed else {MANIFEST}
-    found = {
-        p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()
-    }
     named = [file.path for file in manifest.files]
+    folders = {parent.as_posix() for name in named for parent in PurePosixPath(name).parents}
+    found = {
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir() or path.relative_to(folder).as_posix() not in folders
+    }
     problems = [f"{name} is named twice" for name in sorted({n for n in named if named.count(n) > 1})]
     problems += [f"{name} is missing" for name in sorted((set(named) | own | _REQUIRED) - set(found))]
     problems += [f"{name} is not in the manifest" for name in sorted(set(found) - set(named) - own)]

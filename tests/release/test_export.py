@@ -1,0 +1,175 @@
+"""The exported file computes what was trained, flags what training could not have seen, and names no path."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from contracts.errors import ConsiliumError
+from factories import tiny_study
+from models.registry import build_model, initial_state, load_state
+from release.export import IR_VERSION, OPSET, export_onnx, parity, require_parity
+from release.golden import golden_difference, golden_document, golden_rows
+from release.session import predict
+
+NAN, INF = float("nan"), float("inf")
+
+
+class Tiny(torch.nn.Module):
+    """A logit that depends on every feature; missing counts as 1."""
+
+    def forward(self, x):
+        return torch.nan_to_num(x, nan=1.0).sum(-1) / 100 - 0.3
+
+
+def model_of(name, **more):
+    study = tiny_study(model={"name": name, **more})
+    model = build_model(study)
+    state = initial_state(study)
+    draw = np.random.default_rng(0)  # away from zero weights, which any wrong graph would reproduce
+    load_state(model, {k: (v + draw.normal(0, 0.3, v.shape)).astype(np.float32) for k, v in state.items()})
+    return study, model.eval()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    study, target = tiny_study(), tmp_path_factory.mktemp("export") / "model.onnx"
+    export_onnx(Tiny(), study, target, {"study": study.study})
+    return study, target
+
+
+@pytest.mark.parametrize(
+    ("row", "outside"),
+    [
+        ([50, 5, 1], False),
+        ([0, 20, 0], False),  # limits belong to the range
+        ([NAN, 5, 1], False),
+        ([NAN, NAN, NAN], True),  # nothing known
+        ([100.5, 5, 1], True),
+        ([50, -0.1, 1], True),
+        ([50, 5, 2], True),  # no declared level
+        ([50, 5, 0.5], True),
+        ([NAN, NAN, 3], True),
+        ([INF, 5, 1], True),
+        ([50, -INF, 1], True),
+        ([50, 3e38, 1], True),
+    ],
+)
+def test_out_of_range_says_what_training_could_not_have_seen(exported, row, outside):
+    probability, flags = predict(exported[1], [row, [50, 5, 1]])
+    assert flags.tolist() == [outside, False]
+    assert np.isfinite(probability).all()
+
+
+def test_batch_is_dynamic_and_types_are_as_promised(exported):
+    for rows in (1, 2, 257):
+        probability, flags = predict(exported[1], np.tile([50, 5, 1], (rows, 1)))
+        assert probability.shape == flags.shape == (rows,)
+        assert probability.dtype == np.float32 and flags.dtype == np.bool_
+
+
+def test_versions_are_pinned_and_metadata_is_there(exported):
+    proto = onnx.load(exported[1])
+    assert [(o.domain, o.version) for o in proto.opset_import] == [("", OPSET)]
+    assert proto.ir_version == IR_VERSION
+    facts = {p.key: p.value for p in proto.metadata_props}
+    assert facts["study"] == "tiny" and facts["units"] == "years,mmol/L,code"
+
+
+def test_no_trace_of_the_source_is_left(exported):
+    data = exported[1].read_bytes()
+    here = str(Path(__file__).resolve().parents[2])
+    for trace in (here, "site-packages", ".py", "pkg.torch", "namespace", os.uname().nodename):
+        assert trace.encode() not in data, trace
+    assert not any(node.metadata_props or node.doc_string for node in onnx.load(exported[1]).graph.node)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("logistic", {}), ("mlp", {"hidden": [8, 4]}), ("mlp", {"hidden": [4], "missing_indicators": True})],
+)
+def test_registered_models_agree_with_onnxruntime_on_every_golden_row(tmp_path, name, more):
+    study, model = model_of(name, **more)
+    target = tmp_path / "model.onnx"
+    export_onnx(model, study, target, {})
+    found = parity(model, target, golden_rows(study)[1], study.decision_threshold)
+    require_parity(found)
+    assert found.max_abs_difference < 1e-6
+
+
+def test_parity_sees_another_model(exported):
+    study, target = exported
+
+    class Other(Tiny):
+        def forward(self, x):
+            return super().forward(x) + 1e-3
+
+    with pytest.raises(ConsiliumError, match="E603"):
+        require_parity(parity(Other(), target, golden_rows(study)[1], study.decision_threshold))
+    with pytest.raises(ConsiliumError, match="E603"):
+        parity(Tiny(), target, np.zeros((0, 3)), 0.5)
+
+
+def test_parity_treats_nan_as_a_difference(exported):
+    class Broken(Tiny):
+        def forward(self, x):
+            return super().forward(x) * NAN
+
+    found = parity(Broken(), exported[1], [[50, 5, 1]], 0.5)
+    assert found.max_abs_difference == 1.0
+
+
+def test_golden_rows_repeat_and_catch_a_changed_output(exported, tmp_path):
+    study, target = exported
+    golden = golden_document(study, target)
+    cases = {row["case"]: row for row in golden["rows"]}
+    assert cases["all features missing"]["out_of_range"] is True
+    assert cases["age out of range"]["out_of_range"] is True
+    assert cases["age missing"]["out_of_range"] is False and cases["age missing"]["features"][0] is None
+    path = tmp_path / "golden.json"
+    path.write_text(json.dumps(golden))
+    assert golden_difference(path, target) == (0.0, 0)
+    golden["rows"][0]["probability"] += 1e-3
+    path.write_text(json.dumps(golden))
+    assert golden_difference(path, target)[0] == pytest.approx(1e-3, rel=0.01)
+
+
+_EXPORT = """
+import sys; from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from mine import Model
+from factories import tiny_study
+from release.export import export_onnx
+export_onnx(Model(), tiny_study(), Path("model.onnx"), {"study": "tiny"})
+"""
+_MODEL = (
+    "import torch\nclass Model(torch.nn.Module):\n    def forward(self, x):\n        return x.sum(-1) * 0.5\n"
+)
+
+
+@pytest.mark.slow
+def test_exports_from_two_folders_are_byte_equal(tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    files = []
+    for name in ("one", "another_longer_name"):
+        folder = tmp_path / name
+        folder.mkdir()
+        # The second copy starts lower in the file: line numbers must not matter either.
+        (folder / "mine.py").write_text("\n" * len(files) + _MODEL)
+        path = os.pathsep.join([str(root), str(root / "tests")])
+        subprocess.run(
+            [sys.executable, "-c", _EXPORT, str(folder)],
+            cwd=folder, env=os.environ | {"PYTHONPATH": path}, check=True, capture_output=True,
+        )  # fmt: skip
+        files.append((folder / "model.onnx").read_bytes())
+    assert files[0] == files[1]
+    assert str(tmp_path).encode() not in files[0]
