@@ -1,0 +1,133 @@
+"""`consilium status`: where every study stands, from the coordinator's files; works when nothing is up."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
+from contracts.study import StudyProtocol
+from tasks.federation import load_federation
+from tasks.head import Head, load_head, load_protocol, registered_studies
+from tasks.home import CoordinatorHome
+from tasks.presence import present_sites
+from tasks.roster import eligible_sites
+from tasks.rounds import seconds_since
+
+app = typer.Typer()
+
+
+def next_step(head: Head, protocol: StudyProtocol, eligible: int) -> str:
+    """Say in one sentence what happens next."""
+    if head.status == "released":
+        return "nothing: the release is published"
+    if head.status == "rejected":
+        return f"nothing: {head.reason}"
+    if head.candidate is not None:
+        return "a person approves or rejects the candidate in Airflow"
+    if head.status == "finished":
+        return "the release: evaluation at every hospital, gates, export"
+    if head.reason:
+        return f"waits: {head.reason}"
+    if head.plan is not None:
+        return f"round {head.round} closes when its hospitals answered, at the latest at its deadline"
+    if eligible < protocol.min_sites:
+        return f"{protocol.min_sites - eligible} more hospitals must pass intake and connect"
+    return f"round {head.round} opens"
+
+
+def study_status(home: CoordinatorHome, study: str) -> dict[str, Any]:
+    """Everything `status` says of one study."""
+    head, protocol = load_head(home, study), load_protocol(home, study)
+    present = present_sites(home)
+    eligible, absent = eligible_sites(home, protocol, present)
+    records = closed_records(home, protocol, head)
+    newest = records[-1] if records else {}
+    sites: dict[str, Any] = {}
+    for member in load_federation(home).members:
+        lines = [u for r in records for u in r.get("updates", []) if u["site"] == member.site]
+        last = lines[-1] if lines else {}
+        refusal = newest.get("refused", {}).get(member.site)
+        waiting = head.plan is not None and member.site in newest.get("expected", [])
+        sites[member.site] = {
+            "connected": member.site in present,
+            "waited_for_seconds": round(seconds_since(head.updated)) if waiting else None,
+            "absent": absent.get(member.site),
+            "rounds": len(lines),
+            "refused": refusal,
+            "silent": member.site in newest.get("silent", []),
+            "epsilon_study": last.get("epsilon_study"),
+            "epsilon_left": epsilon_left(last),
+        }
+    return {
+        "study": study,
+        "status": head.status,
+        "round": head.round,
+        "rounds": protocol.rounds,
+        "open": head.plan is not None,
+        "sites": sites,
+        "epsilon": newest.get("epsilon")
+        or next((r["epsilon"] for r in records[::-1] if r.get("epsilon")), None),
+        "candidate": head.candidate,
+        "updated": head.updated,
+        "next": next_step(head, protocol, len(eligible)),
+    }
+
+
+def closed_records(home: CoordinatorHome, protocol: StudyProtocol, head: Head) -> list[dict[str, Any]]:
+    """The records of all rounds opened so far, oldest first."""
+    from tasks.store import load_record
+
+    folder = home.study(protocol.study) / "records"
+    numbers = range(protocol.first_round, head.round + 1)
+    return [load_record(home, protocol.study, str(n)) for n in numbers if (folder / f"{n}.json").exists()]
+
+
+def epsilon_left(update: dict[str, Any]) -> float | None:
+    """What a hospital's cap leaves for its lineage, by its newest update."""
+    if update.get("epsilon_cap") is None or update.get("epsilon_lineage") is None:
+        return None
+    return float(update["epsilon_cap"]) - float(update["epsilon_lineage"])
+
+
+@app.command()
+def status(
+    study: Annotated[str | None, typer.Argument(help="One study; all when left out.")] = None,
+    json: Json = False,
+) -> None:
+    """Say which round it is, who is waited for since when, who refused and why, and epsilon left per site."""
+    with reporting_refusals(json):
+        home = CoordinatorHome(home_folder() / "coordinator")
+        found = [study_status(home, name) for name in ([study] if study else registered_studies(home))]
+        if json:
+            print_json(found[0] if study else found)
+            return
+        if not found:
+            screen.print(f"No study is registered in {home_folder()}.")
+        for one in found:
+            show(one)
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the status of one study."""
+    title = f"{found['study']}: {found['status']}, round {found['round']} of {found['rounds']}"
+    table = Table(title=title)
+    for column in ("hospital", "connected", "rounds", "state", "epsilon", "epsilon left"):
+        table.add_column(column)
+    for site, s in found["sites"].items():
+        state = s["absent"] or ""
+        if s["waited_for_seconds"] is not None:
+            state = f"waited for since {s['waited_for_seconds']} s"
+        elif s["refused"]:
+            state = f"refused {s['refused']['number']}: {s['refused']['sentence']}"
+        elif s["silent"]:
+            state = "silent in the last round"
+        spent = "" if s["epsilon_study"] is None else f"{s['epsilon_study']:.3f}"
+        left = "" if s["epsilon_left"] is None else f"{s['epsilon_left']:.3f}"
+        table.add_row(site, "yes" if s["connected"] else "no", str(s["rounds"]), state, spent, left)
+    screen.print(table)
+    since = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds_since(found["updated"])))
+    screen.print(f"since {since}; next: {found['next']}", highlight=False)
