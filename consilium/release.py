@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,6 +57,40 @@ def show(directory: Directory, json: Json = False) -> None:
         screen.print(
             "\nRead validation.html and dp_statement.md beside it. Not verified: use `release verify`."
         )
+
+
+@app.command()
+def copy(
+    study: Annotated[str, typer.Argument(help="Name of a study that this home released.")],
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to create or replace.")],
+    version: Annotated[str | None, typer.Option(help="Default: the latest.")] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="Also write the coordinator's public key, to hand over apart.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Copy a release of this home, for handing it to a deployment team."""
+    from release.registry import releases
+
+    with reporting_refusals(json):
+        found = [
+            r
+            for r in releases(home_folder() / "coordinator" / "releases")
+            if r.manifest.study == study and version in (None, r.manifest.version)
+        ]
+        if not found:
+            raise ConsiliumError("E706", f"no release {version or ''} of {study!r} in {home_folder()}")
+        if target.exists() and not (target / "manifest.json").exists():
+            raise ConsiliumError("E707", f"{target} exists and is no release, so it is not replaced")
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(found[-1].path, target)
+        if key_file is not None:
+            key_file.parent.mkdir(parents=True, exist_ok=True)
+            key_file.write_text(_trusted_key(None, target) + "\n", encoding="utf-8")
+        if json:
+            print_json(_summary(target, found[-1].manifest))
+        else:
+            screen.print(f"{study} {found[-1].manifest.version} -> {target}", highlight=False)
 
 
 @app.command()
