@@ -15,6 +15,7 @@ import gc
 import importlib
 import os
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -95,6 +96,7 @@ def work(home: SiteHome, url: str, hidden: list[Path], run: Path | None) -> None
         environment[MARK] = Part(f"site-{site}", run).mark
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # decided again, inside this home
     os.chdir(home.root)
     confine(home.root, hidden)
     wait_for_coordinator(url)
@@ -102,7 +104,7 @@ def work(home: SiteHome, url: str, hidden: list[Path], run: Path | None) -> None
     sys.argv = ["airflow", "edge", "worker", "--queues", site, "--edge-hostname", site]
     while True:
         # Left by a worker that was killed; that only one runs is looked after by who started us.
-        (home.airflow / "edge-worker.pid").unlink(missing_ok=True)
+        (home.airflow / "airflow-edge-worker.pid").unlink(missing_ok=True)
         try:
             airflow()
             return

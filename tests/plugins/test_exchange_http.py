@@ -1,0 +1,197 @@
+"""The exchange over HTTP: a site stores one answer to the open plan and reads what a plan of its names."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+
+import site_runtime.exchange
+from contracts.errors import ConsiliumError
+from contracts.plan import RosterEntry, RoundPlan
+from contracts.version import CODE_VERSION
+from plugins.exchange import exchange_app
+from plugins.identity import Keys
+from site_runtime.exchange import HttpExchange
+from tasks.exchange import DirectoryExchange
+from tasks.head import advance, load_head, now
+from tasks.store import save_plan
+from tests.factories import TinyFederation, tiny_study, write_tensors
+
+
+class Served:
+    """A federation with its exchange on a port of loopback; cedar is enrolled but on no roster."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.federation = TinyFederation(root, tiny_study())
+        self.home = self.federation.home
+        base = write_tensors(root / "base", {"w": np.zeros(4, np.float32)})
+        self.base = DirectoryExchange(self.home.exchange).put(base)
+        self.plan = self.make_plan()
+
+    def make_plan(self, **changes: Any) -> str:
+        """Sign a plan for ash and birch, and make it the head's."""
+        protocol = self.federation.protocol
+        roster = [RosterEntry(site=s, data_sheet="0" * 64, declared_size=100) for s in ("ash", "birch")]
+        fields: dict[str, Any] = {
+            "study": protocol.study,
+            "protocol_hash": protocol.hash,
+            "kind": "training",
+            "round": 1,
+            "rounds": 2,
+            "base_model": self.base,
+            "roster": roster,
+            "code_versions": [CODE_VERSION],
+            "deadline_seconds": 30,
+            "created": now(),
+        }
+        digest = save_plan(self.home, RoundPlan.model_validate(fields | changes))
+        advance(self.home, load_head(self.home, protocol.study), plan=digest)
+        return digest
+
+    def site(self, site: str) -> HttpExchange:
+        """The exchange as this site sees it."""
+        path = self.root / f"{site}.pem"
+        if not path.exists():
+            self.federation.keys[site].save(path)
+        return HttpExchange(self.url, site, path)
+
+    def update(self, value: float = 1.0) -> Path:
+        """A file to send."""
+        return write_tensors(self.root / f"update-{value}", {"w": np.full(4, value, np.float32)})
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """The exchange served by uvicorn, as behind Airflow's API server."""
+    from fastapi import FastAPI
+
+    monkeypatch.setattr(site_runtime.exchange, "ATTEMPTS", 2)
+    monkeypatch.setattr(site_runtime.exchange, "FIRST_WAIT_SECONDS", 0.01)
+    served = Served(tmp_path)
+    root = FastAPI()
+    root.mount("/consilium", exchange_app(served.home, Keys(served.home)))
+    server = uvicorn.Server(uvicorn.Config(root, host="127.0.0.1", port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+    port = server.servers[0].sockets[0].getsockname()[1]
+    served.url = f"http://127.0.0.1:{port}"
+    yield served
+    server.should_exit = True
+    thread.join()
+
+
+def test_what_a_site_put_is_what_the_coordinator_finds(served: Served) -> None:
+    digest = served.site("ash").put(served.update(), served.plan)
+    stored = DirectoryExchange(served.home.exchange).path_of(digest)
+    assert stored.read_bytes() == served.update().read_bytes()
+    assert served.site("ash").put(served.update(), served.plan) == digest
+    assert served.site("birch").put(served.update(2.0), served.plan) != digest
+    assert not list(served.home.exchange.glob(".incoming.*"))
+
+
+def test_a_site_gets_the_model_of_its_plan_and_nothing_else(served: Served, tmp_path: Path) -> None:
+    target = tmp_path / "got" / "model"
+    served.site("ash").get(served.base, target)
+    assert target.read_bytes() == (served.root / "base").read_bytes()
+    foreign = served.site("birch").put(served.update(2.0), served.plan)
+    for site, digest in (("ash", foreign), ("cedar", served.base), ("ash", "f" * 64)):
+        with pytest.raises(ConsiliumError, match="E804"):
+            served.site(site).get(digest, tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def _second(served: Served) -> None:
+    served.site("ash").put(served.update(), served.plan)
+    served.site("ash").put(served.update(2.0), served.plan)
+
+
+def _off_roster(served: Served) -> None:
+    served.site("cedar").put(served.update(), served.plan)
+
+
+def _unknown_plan(served: Served) -> None:
+    served.site("ash").put(served.update(), "e" * 64)
+
+
+def _closed_plan(served: Served) -> None:
+    old, served.plan = served.plan, served.make_plan(round=2)
+    served.site("ash").put(served.update(), old)
+
+
+def _evaluation(served: Served) -> None:
+    served.site("ash").put(served.update(), served.make_plan(kind="evaluation"))
+
+
+def _unsigned_plan(served: Served) -> None:
+    path = served.home.study("tiny") / "plans" / f"{served.plan}.json"
+    text = path.read_text().replace('"round":1', '"round":7')
+    path.write_text(text)
+    served.site("ash").put(served.update(), served.plan)
+
+
+def _too_large(served: Served) -> None:
+    path = served.root / "large"
+    path.write_bytes(b"0" * ((16 << 20) + 1))
+    served.site("ash").put(path, served.plan)
+
+
+def _others_key(served: Served) -> None:
+    thief = HttpExchange(served.url, "birch", served.site("ash").edge_key)
+    thief.put(served.update(), served.plan)
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        _second,
+        _off_roster,
+        _unknown_plan,
+        _closed_plan,
+        _evaluation,
+        _unsigned_plan,
+        _too_large,
+        _others_key,
+    ],
+)
+def test_the_exchange_refuses(served: Served, attempt: Any) -> None:
+    with pytest.raises(ConsiliumError, match="E804"):
+        attempt(served)
+
+
+def test_a_token_is_for_one_request_only(served: Served) -> None:
+    import httpx
+
+    site, path = served.site("ash"), served.update()
+    body = path.read_bytes()
+    digest = site_runtime.exchange.hashlib.sha256(body).hexdigest()
+    where = f"/consilium/plans/{served.plan}/blobs/{digest}"
+    header = site._authorisation("PUT", where, digest, len(body))
+    with httpx.Client(base_url=served.url, trust_env=False) as client:
+        assert client.put(where, content=b"x" * len(body), headers=header).status_code == 400
+        assert client.put(where, content=body + b"x", headers=header).status_code == 403
+        assert client.put(where.replace(digest, "0" * 64), content=body, headers=header).status_code == 403
+        assert client.get(f"/consilium/blobs/{served.base}", headers=header).status_code == 403
+        assert client.put(where, content=body).status_code == 401
+        assert client.put(where, content=body, headers=header).status_code == 201
+
+
+def test_a_coordinator_that_is_away_is_said_to_be(tmp_path: Path, served: Served) -> None:
+    away = HttpExchange("http://127.0.0.1:9", "ash", served.site("ash").edge_key)
+    with pytest.raises(ConsiliumError, match="E805"):
+        away.get(served.base, tmp_path / "x")
+
+
+def test_a_corrupt_download_never_appears(served: Served, tmp_path: Path) -> None:
+    DirectoryExchange(served.home.exchange).path_of(served.base).write_bytes(b"other")
+    with pytest.raises(ConsiliumError, match="E804"):
+        served.site("ash").get(served.base, tmp_path / "model")
+    assert list(tmp_path.glob("model*")) == [] and list(tmp_path.glob(".incoming*")) == []
