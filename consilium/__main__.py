@@ -15,7 +15,11 @@ NOUNS: dict[str, tuple[str, str, str]] = {
     "demo": ("consilium.demo", "app", "Run the main job end to end in Airflow: four hospitals, one release."),
     "up": ("consilium.up", "up_app", "Start the coordinator and the local hospitals."),
     "down": ("consilium.up", "down_app", "Stop everything that `up` started."),
-    "status": ("consilium.status", "app", "Which round, who is waited for, who refused and why, epsilon left."),
+    "status": (
+        "consilium.status",
+        "app",
+        "Which round, who is waited for, who refused and why, epsilon left.",
+    ),
     "run": ("consilium.run", "app", "Run a study in Airflow and follow it."),
     "simulate": ("consilium.simulate", "app", "Run a study in this process, without Airflow."),
     "study": ("consilium.study", "app", "Check a study file; replay a finished study."),

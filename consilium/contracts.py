@@ -14,7 +14,9 @@ app = typer.Typer()
 
 @app.command()
 def contracts(
-    name: Annotated[str | None, typer.Argument(help="One contract, such as RoundPlan; all when left out.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One contract, such as RoundPlan; all when left out.")
+    ] = None,
 ) -> None:
     """Print the JSON Schema of every contract, or of one."""
     schemas = json_schemas()

@@ -20,7 +20,7 @@ from rich.table import Table
 from consilium.output import Json, print_json, reporting_refusals, screen
 from consilium.simulation import (
     Simulation,
-    achievable,
+    achievable_at,
     fresh_folder,
     outcome,
     simulate_study,
@@ -86,7 +86,10 @@ def simulate(
         simulation = Simulation(root, protocol)
         found = outcome(simulation) | {
             "release": str(published) if published else None,
-            "achievable_auroc": achievable(simulation) or None,
+            "achievable_auroc": achievable_at(
+                simulation.coordinator, protocol, list(simulation.sites.values())
+            )
+            or None,
             "seconds": round(time.monotonic() - started, 1),
             "home": str(root),
         }

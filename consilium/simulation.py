@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from contracts.release import Approval
 from contracts.study import StudyProtocol, parse_study
 from site_runtime.home import SiteHome
 from tasks.exchange import DirectoryExchange
+from tasks.files import write_json
 from tasks.home import CoordinatorHome
 
 MARKER = ".consilium-simulation"
@@ -136,28 +136,42 @@ def run_rounds(simulation: Simulation, progress: Progressing) -> None:
         number += 1
 
 
+def ask_everywhere(simulation: Simulation, opened: Any) -> dict[str, str | None]:
+    """Have every site of a roster answer an evaluation or verification plan."""
+    from site_runtime.steps import evaluate
+
+    exchange = DirectoryExchange(simulation.coordinator.exchange)
+    return {site: ask(evaluate, simulation.sites[site], opened.plan, exchange) for site in opened.roster}
+
+
+def run_evaluation(simulation: Simulation, progress: Progressing) -> None:
+    """Evaluate the final model at every site and judge the gates.
+
+    Raises:
+        ConsiliumError: E601, E602, a gate; E506, too few hospitals.
+    """
+    from tasks.release import judge, open_evaluation
+
+    study, home = simulation.protocol.study, simulation.coordinator
+    progress("evaluate at every hospital")
+    opened = open_evaluation(home, study, RUN, set(simulation.sites))
+    judge(home, study, RUN, ask_everywhere(simulation, opened))
+
+
 def run_release(simulation: Simulation, progress: Progressing) -> Path:
     """Evaluate, judge, export, verify and publish; the release says that no person approved it.
 
     Raises:
         ConsiliumError: E601, E602, a gate; E603, parity; E506, too few hospitals.
     """
-    from site_runtime.steps import evaluate
     from tasks.head import now
-    from tasks.release import collect_verification, export, judge, open_evaluation, publish
+    from tasks.release import collect_verification, export, publish
 
     study, home = simulation.protocol.study, simulation.coordinator
-    exchange = DirectoryExchange(home.exchange)
-
-    def everywhere(plan: str | None, roster: list[str]) -> dict[str, str | None]:
-        return {site: ask(evaluate, simulation.sites[site], plan, exchange) for site in roster}
-
-    progress("evaluate at every hospital")
-    opened = open_evaluation(home, study, RUN, set(simulation.sites))
-    judge(home, study, RUN, everywhere(opened.plan, opened.roster))
+    run_evaluation(simulation, progress)
     progress("export and verify at every hospital")
     opened = export(home, study, RUN, set(simulation.sites))
-    candidate = collect_verification(home, study, RUN, everywhere(opened.plan, opened.roster))
+    candidate = collect_verification(home, study, RUN, ask_everywhere(simulation, opened))
     progress("publish")
     approval = Approval(
         candidate=candidate,
@@ -192,14 +206,21 @@ def outcome(simulation: Simulation) -> dict[str, Any]:
     return found
 
 
-def achievable(simulation: Simulation) -> dict[str, float]:
-    """The best possible AUROC by site and pooled, where the data are simulated; else empty."""
+def achievable_at(home: CoordinatorHome, protocol: StudyProtocol, sites: list[SiteHome]) -> dict[str, float]:
+    """The best possible AUROC by site and pooled, where all data are simulated; else empty.
+
+    Known from the simulator, not from any hospital's data; kept beside the study for its validation report.
+    """
     from site_runtime.config import load_site
     from site_runtime.connectors import synthetic
 
-    sources = {name: load_site(home).source for name, home in simulation.sites.items()}
-    options = {name: s for name, s in sources.items() if isinstance(s, synthetic.Options)}
-    return synthetic.achievable_auroc(options) if len(options) == len(sources) else {}
+    configs = [load_site(site) for site in sites]
+    options = {c.site: c.source for c in configs if isinstance(c.source, synthetic.Options)}
+    if len(options) < len(configs):
+        return {}
+    best = synthetic.achievable_auroc(options)
+    write_json(home.study(protocol.study) / "achievable.json", best)
+    return best
 
 
 def with_changes(protocol: StudyProtocol, **changes: Any) -> StudyProtocol:
@@ -216,10 +237,10 @@ def simulate_study(
         ConsiliumError: the first refusal that stops the study.
     """
     simulation = prepare(root, protocol, federation)
-    best = achievable(simulation)
-    if best:
-        path = simulation.coordinator.study(protocol.study) / "achievable.json"
-        path.write_text(json.dumps(best, sort_keys=True))
+    achievable_at(simulation.coordinator, protocol, list(simulation.sites.values()))
     run_intake(simulation, progress)
     run_rounds(simulation, progress)
-    return simulation, run_release(simulation, progress) if release else None
+    if release:
+        return simulation, run_release(simulation, progress)
+    run_evaluation(simulation, progress)
+    return simulation, None

@@ -202,7 +202,9 @@ def site_facts(home: SiteHome) -> dict[str, Any]:
         rounds = {
             r["document"]["round"]
             for r in records
-            if r["type"] == "UpdateEnvelope" and r["document"]["study"] == study
+            if r["type"] == "UpdateEnvelope"
+            and r["document"]["study"] == study
+            and r["document"]["round"] > 0  # round 0 is statistics
         }
         studies.append(
             {
@@ -254,18 +256,18 @@ def _privacy(home: SiteHome, config: SiteConfig, studies: list[str]) -> list[dic
     from site_runtime.consent import load_approved
 
     path = home.ledger(config.governance.lineage)
-    if not path.exists():
-        return []
     key = SigningKey.load(config.site, home.signing_key)
-    ledger = Ledger(path, config.site, config.governance.lineage, key)
+    # Opening a ledger begins it, and looking must not.
+    ledger = Ledger(path, config.site, config.governance.lineage, key) if path.exists() else None
+    everything = ledger.spends() if ledger else []
     rows = []
     for study in studies:
         protocol = load_approved(home, study)
         if not isinstance(protocol.privacy, PatientPrivacy):
             continue
         delta = protocol.privacy.delta
-        spent = ledger.spends(study)
-        total = epsilon(ledger.spends(), delta) if ledger.spends() else 0.0
+        spent = ledger.spends(study) if ledger else []
+        total = epsilon(everything, delta) if everything else 0.0
         rows.append(
             {
                 "study": study,
