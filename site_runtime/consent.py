@@ -119,6 +119,21 @@ def approve(home: SiteHome, protocol: StudyProtocol, by: str | None = None) -> N
     _decide(home, protocol.study, "approved", protocol.hash, by or config.governance.approved_by)
 
 
+def approve_unless_declined(home: SiteHome, protocol: StudyProtocol) -> bool:
+    """Approve for a hospital that runs on this machine (demo, simulation) and return whether it takes part.
+
+    A pause or a withdrawal stands: starting everything again is no decision of the hospital's.
+
+    Raises:
+        ConsiliumError: E304, E103.
+    """
+    consent = load_consent(home, protocol.study)
+    if consent is not None and consent.state != "approved":
+        return False
+    approve(home, protocol)
+    return True
+
+
 def load_approved(home: SiteHome, study: str) -> StudyProtocol:
     """The protocol that this hospital approved, whatever its state now.
 

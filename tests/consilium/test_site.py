@@ -107,6 +107,8 @@ def test_show_knows_what_was_spent_and_what_is_left(tmp_path):
     home = enrolled_site(tmp_path, budget={"epsilon": 5.0})
     private = {"mode": "patient", "epsilon": 3.0, "delta": 1e-4, "max_grad_norm": 1.0}
     approve(home, tiny_study(privacy=private))
+    (row,) = answer("site", "show", "--home", str(home.root))[1]["privacy"]
+    assert (row["epsilon_lineage"], row["left"]) == (0.0, 5.0) and not home.ledger("ash").exists()
     ledger = Ledger(home.ledger("ash"), "ash", "ash", SigningKey.load("ash", home.signing_key))
     spend = Spend(sample_rate=0.1, noise_multiplier=1.5, steps=20)
     ledger.reserve(study="tiny", plan=ZERO, purpose="training", spend=spend, epsilon_cap=5.0, delta=1e-4)

@@ -3,7 +3,16 @@
 import pytest
 
 from contracts.errors import ConsiliumError
-from site_runtime.consent import approve, check_consent, load_approved, load_consent, pause, resume, withdraw
+from site_runtime.consent import (
+    approve,
+    approve_unless_declined,
+    check_consent,
+    load_approved,
+    load_consent,
+    pause,
+    resume,
+    withdraw,
+)
 from tests.factories import SITE, enrolled_site, tiny_study
 
 PROTOCOL = tiny_study()
@@ -75,3 +84,12 @@ def test_exact_updates_need_the_hospitals_policy(tmp_path):
         approve(home, PROTOCOL)
     private = {"mode": "patient", "epsilon": 3, "delta": 1e-4, "max_grad_norm": 1}
     approve(home, tiny_study(privacy=private))
+
+
+def test_starting_everything_again_ends_no_pause_and_no_withdrawal(tmp_path):
+    home = enrolled_site(tmp_path)
+    assert approve_unless_declined(home, PROTOCOL) and approve_unless_declined(home, PROTOCOL)
+    for decision, number in ((pause, "E302"), (withdraw, "E303")):
+        decision(home, "tiny")
+        assert not approve_unless_declined(home, PROTOCOL)
+        assert refused(home) == number
