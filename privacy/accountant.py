@@ -32,9 +32,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.optimize import brentq
-from scipy.special import log_ndtr, logsumexp, ndtr, ndtri
+from scipy.special import log_ndtr, ndtr, ndtri
 
 from contracts.errors import ConsiliumError
+from privacy.renyi import epsilon_from_renyi
 
 Floats = NDArray[np.float64]
 Direction = Literal["remove", "add"]
@@ -43,14 +44,6 @@ Pairs = tuple["Spend", ...]
 _SMALLEST_NOISE = 0.05  # below it the loss of one step leaves the range of float64: epsilon is infinite here
 _LARGEST_GRID = 2**23
 _TAIL = 1e-5  # share of delta that each kind of truncation may cost
-_ORDERS = np.concatenate(
-    [
-        np.arange(1.1, 3.0, 0.1),
-        np.arange(3.0, 12.0, 0.25),
-        np.arange(12.0, 64.0, 2.0),
-        2.0 ** np.arange(6, 11.01, 0.25),
-    ]
-)
 
 
 @dataclass(frozen=True, order=True)
@@ -295,37 +288,5 @@ def _read_epsilon(loss: Floats, mass: Floats, delta: float) -> float:
     return math.log((above[i] - delta) / tilted[i])
 
 
-@lru_cache(maxsize=4096)
 def _rdp(pairs: Pairs, delta: float) -> float:
-    if not pairs:
-        return 0.0
-    total = np.zeros(len(_ORDERS))
-    for pair in pairs:
-        total += pair.steps * _renyi(pair.sample_rate, pair.noise_multiplier)
-    # Canonne, Kamath, Steinke 2020 (arXiv:2004.00010), proposition 12.
-    bound = total + np.log1p(-1.0 / _ORDERS) - (math.log(delta) + np.log(_ORDERS)) / (_ORDERS - 1.0)
-    return max(0.0, float(np.min(bound)))
-
-
-@lru_cache(maxsize=4096)
-def _renyi(q: float, sigma: float) -> Floats:
-    """Renyi divergence of one step at `_ORDERS`: log E_Q[(P/Q)^a] / (a-1), Mironov et al. 2019, section 3.
-
-    The expectation is taken by the trapezoidal rule, which is spectrally accurate for this integrand; it
-    shares no code with the PRV, so that the two check each other. Orders too large for a small sigma are
-    left out (infinite).
-    """
-    if q == 1.0:
-        return np.asarray(_ORDERS / (2.0 * sigma**2))
-    divergence = np.full(len(_ORDERS), math.inf)
-    step = min(sigma / 12.0, sigma**2 / 4.0)
-    for i, order in enumerate(_ORDERS):
-        span = order + 24.0 * sigma
-        if span / step > 4e5:
-            break
-        z = np.arange(-12.0 * sigma, order + 12.0 * sigma, step)
-        log_ratio = np.logaddexp(math.log1p(-q), math.log(q) + (2.0 * z - 1.0) / (2.0 * sigma**2))
-        log_density = -(z**2) / (2.0 * sigma**2) - math.log(sigma * math.sqrt(2.0 * math.pi))
-        moment = float(logsumexp(order * log_ratio + log_density)) + math.log(step)
-        divergence[i] = max(moment, 0.0) / (order - 1.0)
-    return divergence
+    return epsilon_from_renyi([(p.sample_rate, p.noise_multiplier, p.steps) for p in pairs], delta)
