@@ -1,0 +1,148 @@
+"""Policy over every DAG, as the coordinator sees it and as one hospital sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.canonical import canonical_json
+from site_runtime.home import SiteHome
+from tests.factories import TinyFederation, tiny_study
+
+STUDIES = {
+    "tiny": tiny_study(),
+    "nightly": tiny_study(study="nightly", cadence="cron", cron="0 2 * * *", intake_cron="0 1 * * *"),
+}
+SITES = ("ash", "birch", "cedar")
+SITE_STEPS = {"intake": {"intake"}, "round": {"train"}, "release": {"evaluate", "verify"}}
+
+
+class Bag:
+    """All DAGs of one view."""
+
+    def __init__(self, dags: dict[str, Any], errors: dict[str, str], sites: tuple[str, ...]) -> None:
+        self.dags, self.errors, self.sites = dags, errors, sites
+
+    def kinds(self) -> Iterator[tuple[str, Any]]:
+        """The DAGs of studies with their kind."""
+        for name, dag in self.dags.items():
+            kind = name.rsplit(".", 1)[1]
+            if kind in SITE_STEPS:
+                yield kind, dag
+
+    def site_tasks(self) -> Iterator[tuple[str, Any]]:
+        """The tasks that run in hospitals, with the hospital."""
+        for _, dag in self.kinds():
+            for task in dag.tasks:
+                if "." in task.task_id:
+                    yield task.task_id.split(".")[0], task
+
+
+@pytest.fixture(scope="module", params=["coordinator", "site"])
+def bag(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bag]:
+    """The DAG files parsed as Airflow parses them."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    from consilium.airflow_home import dags_folder
+    from tasks.head import register_study
+
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CONSILIUM_HOME", raising=False)
+        patch.delenv("CONSILIUM_SITE_HOME", raising=False)
+        if request.param == "coordinator":
+            federation = TinyFederation(home, STUDIES["tiny"], SITES)
+            register_study(federation.home, STUDIES["nightly"])
+            patch.setenv("CONSILIUM_HOME", str(home))
+            sites = SITES
+        else:
+            site = SiteHome(home / "sites" / "birch")
+            for name, protocol in STUDIES.items():
+                site.approval(name).parent.mkdir(parents=True, exist_ok=True)
+                site.approval(name).write_bytes(canonical_json(protocol))
+                site.approval(name).with_suffix(".consent.json").write_text("{}")
+            patch.setenv("CONSILIUM_SITE_HOME", str(site.root))
+            sites = ("birch",)
+        found = DagBag(dags_folder())
+        yield Bag(dict(found.dags), dict(found.import_errors), sites)
+
+
+def test_every_file_parses_and_every_study_has_its_dags(bag: Bag) -> None:
+    assert bag.errors == {}
+    wanted = {f"{study}.{kind}" for study in STUDIES for kind in SITE_STEPS}
+    assert set(bag.dags) - {"consilium.watchdog"} == wanted
+    assert ("consilium.watchdog" in bag.dags) == (len(bag.sites) > 1)
+
+
+def test_a_site_lays_out_its_own_tasks_under_the_same_names(bag: Bag) -> None:
+    for kind, dag in bag.kinds():
+        wanted = {f"{site}.{step}" for site in bag.sites for step in SITE_STEPS[kind]}
+        assert {task.task_id for task in dag.tasks if "." in task.task_id} == wanted
+
+
+def test_a_sites_task_runs_in_its_own_worker(bag: Bag) -> None:
+    for site, task in bag.site_tasks():
+        assert task.queue == site
+        assert task.executor == "EdgeExecutor"
+
+
+def test_a_sites_task_keeps_values_out_of_logs_and_takes_no_arguments(bag: Bag) -> None:
+    for _, task in bag.site_tasks():
+        assert task.show_return_value_in_logs is False
+        assert task.multiple_outputs is False
+        assert not task.op_args and not task.op_kwargs  # rendered arguments would be uploaded
+        assert not task.outlets and not task.inlets
+
+
+def test_every_task_has_owner_retry_rule_and_deadline(bag: Bag) -> None:
+    for dag in bag.dags.values():
+        for task in dag.tasks:
+            assert task.owner == "consilium"
+            assert task.execution_timeout is not None or task.task_id == "approve"
+    for site, task in bag.site_tasks():
+        assert task.retries == 1 and task.retry_delay <= timedelta(seconds=5), site
+        deadline = timedelta(seconds=30)
+        assert task.execution_timeout == (timedelta(minutes=10) if "intake" in task.task_id else deadline)
+
+
+def test_runs_never_overlap_nor_catch_up(bag: Bag) -> None:
+    for dag in bag.dags.values():
+        assert dag.max_active_runs == 1
+        assert dag.catchup is False
+        assert "consilium" in dag.tags
+
+
+def test_a_queue_outside_the_federation_serves_the_coordinator(bag: Bag) -> None:
+    for dag in bag.dags.values():
+        for task in dag.tasks:
+            if "." not in task.task_id:
+                assert task.queue not in bag.sites
+                assert task.executor in (None, "LocalExecutor")
+
+
+def test_cadence_decides_what_starts_a_round(bag: Bag) -> None:
+    assert "Asset" in type(bag.dags["tiny.round"].timetable).__name__
+    assert "Asset" not in type(bag.dags["nightly.round"].timetable).__name__
+    assert bag.dags["nightly.round"].schedule == "0 2 * * *"
+    assert bag.dags["tiny.intake"].schedule is None
+
+
+def test_a_round_closes_whatever_its_sites_did(bag: Bag) -> None:
+    for study in STUDIES:
+        close = bag.dags[f"{study}.round"].get_task("close_round")
+        assert close.trigger_rule == "all_done"
+        assert close.upstream_task_ids == {"open_round", *(f"{site}.train" for site in bag.sites)}
+
+
+def test_nothing_is_published_without_an_approval_by_the_clinician(bag: Bag) -> None:
+    for study in STUDIES:
+        dag = bag.dags[f"{study}.release"]
+        approve, publish = dag.get_task("approve"), dag.get_task("publish")
+        assert approve.assigned_users == [{"id": "clinician", "name": "clinician"}]
+        assert approve.fail_on_reject and approve.ignore_downstream_trigger_rules
+        assert "approve" in publish.upstream_task_ids
+        assert publish.trigger_rule == "all_success"
