@@ -180,43 +180,26 @@ def _facts(ledger: LineageFile, delta: float, cap: float | None) -> dict[str, An
 def _print_table(facts: dict[str, Any]) -> None:
     cap = facts["epsilon_cap"]
     table = Table(title=f"{facts['site']}: lineage {facts['lineage']}")
-    for name in (
-        "#",
-        "time",
-        "study",
-        "purpose",
-        "rate",
-        "noise",
-        "steps",
-        "epsilon so far",
-        "of cap",
-        "sent",
-    ):
-        table.add_column(name, justify="right" if name in {"#", "rate", "noise", "steps"} else "left")
+    numbers = ("#", "rate", "noise", "steps", "epsilon", "of cap")
+    for name in ("#", "time", "study", "purpose", *numbers[1:], "sent"):
+        table.add_column(name, justify="right" if name in numbers else "left", no_wrap=name != "study")
     for entry in facts["entries"]:
-        share = "" if not cap else _bar(entry["epsilon_so_far"] / cap)
         table.add_row(
             str(entry["sequence"]),
-            entry["time"] or "",
+            (entry["time"] or "")[:16].replace("T", " "),
             entry["study"] or "",
             entry["purpose"] or "",
             f"{entry['sample_rate']:g}",
             f"{entry['noise_multiplier']:g}",
             str(entry["steps"]),
             f"{entry['epsilon_so_far']:.3f}",
-            share,
+            f"{entry['epsilon_so_far'] / cap:.0%}" if cap else "",
             "yes" if entry["delivered"] else "no",
         )
     screen.print(table)
     of = "" if cap is None else f" of {cap:g}, {facts['epsilon_left']:.3f} left"
-    screen.print(
-        f"epsilon {facts['epsilon']:.3f}{of}, at delta {facts['delta']:g}; head {facts['head'][:16]}"
-    )
-
-
-def _bar(share: float) -> str:
-    full = round(min(share, 1.0) * 10)
-    return "█" * full + "·" * (10 - full) + f" {share:.0%}"
+    at = f"at delta {facts['delta']:g}; head {facts['head'][:16]}"
+    screen.print(f"epsilon {facts['epsilon']:.3f}{of}, {at}")
 
 
 def _smallest_delta(home: SiteHome) -> float:
