@@ -21,7 +21,7 @@ demo: install ## four hospitals, real Airflow, one verified release
 check: install ## lint, types, imports, fast tests: under three minutes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contracts privacy models strategies validation release site_runtime tasks
+	$(BIN)/mypy contracts durable privacy models strategies validation release site_runtime tasks
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m "not live and not slow and not soak"
 

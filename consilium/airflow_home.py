@@ -11,8 +11,8 @@ import secrets
 from pathlib import Path
 
 from contracts.signing import SigningKey
+from durable.files import write_atomic
 from site_runtime.home import SiteHome
-from tasks.files import write_atomic
 from tasks.home import CoordinatorHome
 
 OPERATOR = "operator"  # administers Airflow

@@ -22,9 +22,9 @@ from consilium.study import find_federation, find_study
 from consilium.up import Platform, down, ends_on_signal, up
 from contracts.errors import ConsiliumError
 from contracts.study import StudyProtocol, load_study
+from durable.files import write_json
 from site_runtime.home import SiteHome
 from tasks.federation import coordinator_key
-from tasks.files import write_json
 from tasks.head import Head
 from tasks.store import load_record
 

@@ -12,9 +12,9 @@ from consilium.output import home_folder
 from contracts.errors import ConsiliumError
 from contracts.release import Approval
 from contracts.study import StudyProtocol, parse_study
+from durable.files import write_json
 from site_runtime.home import SiteHome
 from tasks.exchange import DirectoryExchange
-from tasks.files import write_json
 from tasks.home import CoordinatorHome
 
 MARKER = ".consilium-simulation"
@@ -72,7 +72,7 @@ def fresh_folder(out: Path | None, study: str) -> Path:
 def prepare(root: Path, protocol: StudyProtocol, federation: Path) -> Simulation:
     """Enrol the federation's sites and register and approve the study, all below `root`."""
     from site_runtime.config import load_site_file
-    from site_runtime.consent import approve
+    from site_runtime.consent import approve_unless_declined
     from site_runtime.enrol import enrol_site
     from tasks.federation import coordinator_key, enrol
     from tasks.head import register_study
@@ -82,7 +82,7 @@ def prepare(root: Path, protocol: StudyProtocol, federation: Path) -> Simulation
     for file in site_files(federation):
         home = SiteHome(root / "sites" / load_site_file(file).site)
         enrol(simulation.coordinator, enrol_site(home, file, public).model_dump())
-        approve(home, protocol)
+        approve_unless_declined(home, protocol)
     register_study(simulation.coordinator, protocol)
     return simulation
 

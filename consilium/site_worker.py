@@ -1,6 +1,6 @@
 """A hospital's edge worker: confined, warmed, and started again when the coordinator was away.
 
-    python -m consilium.site_worker --url URL [--hide FOLDER] [--run FOLDER] SITE_HOME...
+    python -m consilium.site_worker --url URL [--hide FOLDER] [--keep FOLDER] [--run FOLDER] SITE_HOME...
 
 What runs is Airflow's own `airflow edge worker`. Several hospitals of one machine (a demo, a test) share the
 heavy imports: they are made once, then each hospital is forked off into a session, an environment, a
@@ -51,23 +51,24 @@ def main() -> None:
     parser.add_argument("homes", type=Path, nargs="+", metavar="SITE_HOME")
     parser.add_argument("--url", required=True, help="where the coordinator answers")
     parser.add_argument("--hide", type=Path, action="append", default=[], help="out of reach of the site")
+    parser.add_argument("--keep", type=Path, action="append", default=[], help="in reach all the same")
     parser.add_argument("--run", type=Path, help="folder of the records of supervised processes")
     given = parser.parse_args()
     if len(given.homes) == 1:
-        work(SiteHome(given.homes[0]), given.url, given.hide, given.run)
+        work(SiteHome(given.homes[0]), given)
     else:
         warm([*WARM, *BELOW_AIRFLOW])
         gc.freeze()  # what is shared now is not copied by a later collection
         for home in given.homes:
-            fork(SiteHome(home), given.url, given.hide, given.run)
+            fork(SiteHome(home), given)
         with contextlib.suppress(ChildProcessError):
             while True:
                 os.wait()
 
 
-def fork(home: SiteHome, url: str, hidden: list[Path], run: Path) -> None:
+def fork(home: SiteHome, given: argparse.Namespace) -> None:
     """Start one hospital as a process that leads a session of its own, and record it."""
-    part = Part(f"site-{home.root.name}", run)
+    part = Part(f"site-{home.root.name}", given.run)
     ready, tell = os.pipe()
     pid = os.fork()
     if pid:
@@ -82,23 +83,23 @@ def fork(home: SiteHome, url: str, hidden: list[Path], run: Path) -> None:
         os.dup2(log.fileno(), 2)
     os.close(tell)
     try:
-        work(home, url, hidden, run)
+        work(home, given)
     finally:
         sys.stdout.flush()
         os._exit(0)
 
 
-def work(home: SiteHome, url: str, hidden: list[Path], run: Path | None) -> None:
+def work(home: SiteHome, given: argparse.Namespace) -> None:
     """Become the site, import Airflow (which warms this process) and work until the worker drains."""
-    site = home.root.name
+    site, url = home.root.name, given.url
     environment = site_environment(home, site, url)
-    if run is not None:
-        environment[MARK] = Part(f"site-{site}", run).mark
+    if given.run is not None:
+        environment[MARK] = Part(f"site-{site}", given.run).mark
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # decided again, inside this home
     os.chdir(home.root)
-    confine(home.root, hidden)
+    confine(given.hide, [home.root, *given.keep])
     wait_for_coordinator(url)
     airflow: Callable[[], object] = importlib.import_module("airflow.__main__").main
     sys.argv = ["airflow", "edge", "worker", "--queues", site, "--edge-hostname", site]
@@ -118,15 +119,18 @@ def work(home: SiteHome, url: str, hidden: list[Path], run: Path | None) -> None
         wait_for_coordinator(url)
 
 
-def confine(home: Path, hidden: list[Path]) -> None:
-    """Hide the given folders, all but the site's own home."""
+def confine(hidden: list[Path], kept: list[Path]) -> None:
+    """Hide the given folders, all but the site's own home and what else is kept."""
     if hidden:
-        way = hide(hidden, keep=[home])
+        way = hide(hidden, keep=kept)
         if way == "none":
             print("WARNING: this machine offers no way to hide the coordinator's folder from a site of the")
             print("WARNING: same user. Use separate users or machines for anything but a trial.", flush=True)
         else:
-            print(f"confined by {way}: {', '.join(map(str, hidden))} except {home}", flush=True)
+            print(
+                f"confined by {way}: {', '.join(map(str, hidden))} except {', '.join(map(str, kept))}",
+                flush=True,
+            )
 
 
 def wait_for_coordinator(url: str) -> None:

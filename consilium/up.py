@@ -89,7 +89,9 @@ class Platform:
         self.part(f"site-{site}").start(self._worker([site]), dict(os.environ), self.home)
 
     def _worker(self, sites: list[str]) -> list[str]:
-        options = ["--url", self.url, "--hide", str(self.home), "--run", str(run_folder(self.home))]
+        options = ["--url", self.url, "--run", str(run_folder(self.home))]
+        # Of this home a hospital reaches its own folder, and the public data sets fetched into `data`.
+        options += ["--hide", str(self.home), "--keep", str(self.home / "data")]
         homes = [str(self.site(site).root) for site in sites]
         return [sys.executable, "-m", "consilium.site_worker", *options, *homes]
 
@@ -153,7 +155,7 @@ def prepare(home: Path, federation: Path, studies: list[StudyProtocol], port: in
         ConsiliumError: E107, E103, E101, E304.
     """
     from site_runtime.config import load_site_file
-    from site_runtime.consent import approve
+    from site_runtime.consent import approve_unless_declined
     from site_runtime.enrol import enrol_site
     from tasks.federation import coordinator_key, enrol, load_federation
     from tasks.head import load_protocol, register_study, registered_studies
@@ -172,7 +174,7 @@ def prepare(home: Path, federation: Path, studies: list[StudyProtocol], port: in
     sites = [s for s in load_federation(coordinator).sites if (home / "sites" / s / "site.yaml").exists()]
     for site in sites:
         for protocol in studies:
-            approve(SiteHome(home / "sites" / site), protocol)
+            approve_unless_declined(SiteHome(home / "sites" / site), protocol)
         write_site(SiteHome(home / "sites" / site), site, base_url(port))
     deadlines = [load_protocol(coordinator, s).deadline_seconds for s in registered_studies(coordinator)]
     write_coordinator(coordinator, port, max(deadlines, default=60))

@@ -44,6 +44,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E408": ("accountants-disagree", "The privacy accountants disagree, so no epsilon is stated."),
     "E409": ("calibration-impossible", "No noise level within reach meets the privacy target."),
     "E410": ("noise-too-small", "The plan's noise is below what the study's privacy target needs."),
+    "E412": ("compute-not-private", "The site's devices or precision would break the privacy mechanism."),
     "E411": ("reservation-mismatch", "The plan was reserved before with another noise or number of steps."),
     "E501": ("update-malformed", "The update's tensors do not have the expected names, shapes or types."),
     "E502": ("update-not-finite", "The update holds a value that is not a finite number."),

@@ -70,9 +70,10 @@ def release_dag(protocol: StudyProtocol, view: View) -> DAG:
 
         @task.branch(task_id="export")
         def export() -> list[str]:
+            from tasks.presence import present_sites
             from tasks.release import export
 
-            todo = at_coordinator(lambda home, run: export(home, study, run))
+            todo = at_coordinator(lambda home, run: export(home, study, run, present_sites(home)))
             return follow(todo.plan, todo.roster, "verify", "collect", todo.reason)
 
         @task(task_id="collect", trigger_rule=TriggerRule.ALL_DONE)

@@ -8,8 +8,7 @@ smallest of four significant digits that meet their target: numbers that can be 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from contracts.errors import ConsiliumError
@@ -50,14 +49,6 @@ def planned_spends(protocol: StudyProtocol, noise: StudyNoise) -> list[Spend]:
     training = protocol.training
     statistics = [] if noise.statistics is None else [Spend(1.0, noise.statistics, 1)]
     return statistics + [Spend(training.sample_rate, noise.training, training.steps)] * protocol.rounds
-
-
-def projected_spends(protocol: StudyProtocol, noise: StudyNoise, reserved: Iterable[Spend]) -> list[Spend]:
-    """Return what is left of the planned study after `reserved` (its spends so far, with the one at hand).
-
-    A spend outside the plan (a round that was planned anew) takes nothing from what is still to come.
-    """
-    return list((Counter(planned_spends(protocol, noise)) - Counter(reserved)).elements())
 
 
 def check_delta(protocol: StudyProtocol, declared_size: int) -> None:

@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
 from contracts.study import StudyProtocol
+from durable.files import write_atomic
 from site_runtime.config import SiteConfig
-from site_runtime.files import write_atomic
 from site_runtime.home import SiteHome
 from site_runtime.split import holdout_patients, keyed_hash, load_split_key, pseudonym
 

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
 from contracts.study import NoPrivacy, StudyProtocol, parse_study
+from durable.files import locked, write_atomic
 from site_runtime.config import SiteConfig, load_site
-from site_runtime.files import locked, write_atomic
 from site_runtime.home import SiteHome
 
 State = Literal["approved", "paused", "withdrawn"]

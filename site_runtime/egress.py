@@ -16,9 +16,9 @@ from contracts.evaluation import EvaluationReport
 from contracts.refusal import Refusal
 from contracts.signing import MAX_DOCUMENT_BYTES, SigningKey, first_problem, to_text
 from contracts.update import UpdateEnvelope
+from durable.files import append_line
 from site_runtime.config import SiteConfig
 from site_runtime.consent import now
-from site_runtime.files import append_line
 from site_runtime.home import SiteHome
 
 DOCUMENTS: tuple[type[BaseModel], ...] = (DataSheet, UpdateEnvelope, EvaluationReport, Refusal)

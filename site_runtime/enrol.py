@@ -9,8 +9,8 @@ from pathlib import Path
 from contracts.errors import ConsiliumError
 from contracts.fields import Contract, Key, SiteName
 from contracts.signing import SigningKey
+from durable.files import locked, write_atomic
 from site_runtime.config import SiteConfig, dump_site, load_site, load_site_file
-from site_runtime.files import locked, write_atomic
 from site_runtime.home import SiteHome
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 
 from contracts.canonical import canonical_json
 from contracts.fields import Contract
-from site_runtime.files import write_atomic
+from durable.files import write_atomic
 from site_runtime.home import SiteHome
 from strategies.interface import Tensors
 

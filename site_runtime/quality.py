@@ -19,7 +19,7 @@ import pandas as pd
 from contracts.datasheet import QualityCheck
 from contracts.errors import ConsiliumError
 from contracts.study import CategoricalFeature, NumericFeature, StudyProtocol
-from site_runtime.files import write_atomic
+from durable.files import write_atomic
 from site_runtime.home import SiteHome
 
 Check = Literal[

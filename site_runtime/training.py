@@ -17,7 +17,7 @@ from contracts.study import PatientPrivacy, StudyProtocol
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
 from privacy.accountant import Spend, epsilon
-from privacy.calibration import StudyNoise, calibrate
+from privacy.calibration import StudyNoise, calibrate, check_delta
 from privacy.ledger import Ledger
 from privacy.stream import derive_stream
 from site_runtime.cohort import CohortArrays, load_cohort
@@ -148,14 +148,13 @@ def reserve(
     refuses a plan with less.
 
     Raises:
-        ConsiliumError: E401, E402, E403, E407, E410.
+        ConsiliumError: E401, E402, E403, E407, E410, E411, E412.
     """
     privacy = protocol.privacy
     if not isinstance(privacy, PatientPrivacy):
         return None, None
-    size = config.governance.declared_size
-    if privacy.delta * size >= 1.0:
-        raise ConsiliumError("E403", f"privacy.delta {privacy.delta:g}, expected below 1/{size}")
+    check_delta(protocol, config.governance.declared_size)
+    check_compute(config)
     noise = calibrate(protocol)
     needed = noise.statistics if plan.kind == "statistics" else noise.training
     if needed is None or plan.noise_multiplier is None or plan.noise_multiplier < needed:
@@ -181,6 +180,22 @@ def reserve(
         ledger_head=ledger.head,
         ledger_length=ledger.length,
     )
+
+
+def check_compute(config: SiteConfig) -> None:
+    """Refuse hardware settings under which DP-SGD is no longer what the ledger says.
+
+    Several devices draw a batch each; 16-bit precision with loss scaling skips a step, noise and all, when a
+    gradient overflows, which depends on the data.
+
+    Raises:
+        ConsiliumError: E412.
+    """
+    compute = config.compute
+    if compute.devices != 1:
+        raise ConsiliumError("E412", f"compute.devices {compute.devices}, expected 1")
+    if compute.precision == "16-mixed":
+        raise ConsiliumError("E412", "compute.precision '16-mixed', expected 32-true, 64-true or bf16-mixed")
 
 
 def spend_of(protocol: StudyProtocol, plan: RoundPlan) -> Spend:

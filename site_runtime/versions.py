@@ -13,7 +13,7 @@ from io import StringIO
 from pathlib import Path
 
 from contracts.errors import ConsiliumError
-from site_runtime.files import locked, write_atomic
+from durable.files import locked, write_atomic
 from site_runtime.home import SiteHome
 
 _DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from contracts.errors import ConsiliumError
 from contracts.fields import Contract, Key, SiteName
 from contracts.signing import SigningKey, first_problem
-from tasks.files import locked, write_atomic, write_json
+from durable.files import locked, write_atomic, write_json
 from tasks.home import CoordinatorHome
 
 

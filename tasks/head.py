@@ -11,7 +11,7 @@ from contracts.errors import ConsiliumError
 from contracts.fields import Contract, Count, Digest, StudyName, Text, Timestamp
 from contracts.signing import first_problem
 from contracts.study import StudyProtocol, parse_study
-from tasks.files import locked, read_json, write_json
+from durable.files import locked, read_json, write_json
 from tasks.home import CoordinatorHome
 
 

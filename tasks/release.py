@@ -15,6 +15,7 @@ from contracts.release import Approval, GateResult, SitePrivacy
 from contracts.signing import open_signed
 from contracts.study import StudyProtocol
 from contracts.version import CODE_VERSION
+from durable.files import read_json
 from release.directory import seal, write_candidate
 from release.export import export_onnx, parity, require_parity
 from release.facts import ReleaseFacts
@@ -24,7 +25,6 @@ from release.verify import verified, verify_release
 from tasks.answers import Answers, gather
 from tasks.exchange import DirectoryExchange
 from tasks.federation import coordinator_key, load_federation
-from tasks.files import read_json
 from tasks.head import Head, advance, load_head, load_protocol, now
 from tasks.home import CoordinatorHome
 from tasks.roster import eligible_sites, make_plan, study_noise

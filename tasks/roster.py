@@ -8,9 +8,9 @@ from contracts.datasheet import DataSheet
 from contracts.plan import RosterEntry, RoundPlan
 from contracts.study import StudyProtocol
 from contracts.version import CODE_VERSION
+from durable.files import locked, read_json, write_json
 from privacy.calibration import StudyNoise, calibrate
 from tasks.federation import load_federation
-from tasks.files import locked, read_json, write_json
 from tasks.head import Head, now
 from tasks.home import CoordinatorHome
 from tasks.intake import admitted_sheets

@@ -12,10 +12,10 @@ from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
 from contracts.signing import Signed, open_signed, parse_signed, to_text
 from contracts.study import StudyProtocol
+from durable.files import read_json, write_atomic, write_json
 from strategies.interface import Global, Tensors
 from tasks.exchange import DirectoryExchange
 from tasks.federation import coordinator_key
-from tasks.files import read_json, write_atomic, write_json
 from tasks.home import CoordinatorHome
 
 

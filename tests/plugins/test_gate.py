@@ -252,7 +252,11 @@ def test_rendered_arguments_are_thrown_away(gate: Gate) -> None:
 
 
 OUTLET = {"state": "success", "end_date": "x", "task_outlets": [{"name": "a", "uri": "a", "type": "Asset"}]}
-EVENT = {"state": "success", "end_date": "x", "outlet_events": [{"dest_asset_key": {"name": "a", "uri": "a"}}]}
+EVENT = {
+    "state": "success",
+    "end_date": "x",
+    "outlet_events": [{"dest_asset_key": {"name": "a", "uri": "a"}}],
+}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import privacy.calibration as calibration
 from contracts.errors import ConsiliumError
 from contracts.study import StudyProtocol, parse_study
 from privacy.accountant import Spend, epsilon
-from privacy.calibration import calibrate, check_delta, planned_spends, projected_spends
+from privacy.calibration import calibrate, check_delta, planned_spends
 
 
 def protocol(rounds: int = 20, **changes: Any) -> StudyProtocol:
@@ -75,16 +75,6 @@ def test_the_plan_is_one_release_then_the_rounds() -> None:
         Spend(1.0, noise.statistics, 1),
         *[Spend(0.1, noise.training, 10)] * 3,
     ]
-
-
-def test_what_is_left_of_the_plan_shrinks_with_what_was_reserved() -> None:
-    study = protocol(rounds=4)
-    noise = calibrate(study)
-    planned = planned_spends(study, noise)
-    for done in range(len(planned) + 1):
-        left = projected_spends(study, noise, planned[:done])
-        assert sorted(left) == sorted(planned[done:])
-    assert len(projected_spends(study, noise, [Spend(0.3, 9.0, 1)])) == len(planned)
 
 
 def test_an_impossible_target_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Whole files or none: atomic writes under the coordinator's home."""
+"""Whole files or none, private to their owner: every store of the coordinator and of a site uses these."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from contracts.canonical import canonical_json
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` so that a reader, or a crash, sees the old file or the new one and nothing between."""
+    """Write `data`, readable by its owner only, so that a crash leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -49,3 +49,13 @@ def locked(path: Path) -> Iterator[None]:
     with open(path, "a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line, on disk when this returns; lines of several processes do not mix."""
+    with locked(path.with_name(f".{path.name}.lock")):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "ab") as file:
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())

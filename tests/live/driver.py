@@ -1,0 +1,108 @@
+"""What the live tests do to a running platform, always waiting for a condition with a deadline."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from consilium.processes import wait_until
+from consilium.rest import Run, TaskState
+from consilium.up import Platform
+from contracts.canonical import sha256
+from contracts.study import StudyProtocol, load_study, parse_study
+from tasks.head import Head, load_head
+from tasks.store import load_record
+
+STUDIES = Path(__file__).resolve().parents[2] / "studies"
+BUSY = ("queued", "running")
+
+
+def heart(study: str, **changes: Any) -> StudyProtocol:
+    """The shipped heart-disease study under another name, with some fields replaced."""
+    body = load_study(STUDIES / "heart-disease.yaml").body()
+    return parse_study({**body, "study": study, "gates": [], **changes})
+
+
+def wait(what: str, condition: Any, seconds: float) -> None:
+    """Wait for a condition.
+
+    Raises:
+        AssertionError: it did not come true in time.
+    """
+    assert wait_until(condition, seconds, interval=0.25), f"{what}: not within {seconds} s"
+
+
+def finish(platform: Platform, dag: str, run: str, seconds: float = 120) -> Run:
+    """Wait until a run has ended and return it."""
+    wait(f"{dag} {run}", lambda: platform.airflow.run(dag, run).state not in BUSY, seconds)
+    return platform.airflow.run(dag, run)
+
+
+def intake(platform: Platform, study: str) -> None:
+    """Freeze the cohorts of a study at every hospital."""
+    run = platform.airflow.trigger(f"{study}.intake")
+    assert finish(platform, f"{study}.intake", run).state == "success"
+    admitted = load_record(platform.coordinator, study, "intake")["admitted"]
+    assert admitted == sorted(platform.sites)
+
+
+def start(platform: Platform, study: str) -> str:
+    """Start a round by hand and return the run."""
+    return platform.airflow.trigger(f"{study}.round")
+
+
+def head(platform: Platform, study: str) -> Head:
+    """Where a study stands."""
+    return load_head(platform.coordinator, study)
+
+
+def wait_finished(platform: Platform, study: str, seconds: float = 240) -> None:
+    """Wait until the last round of a study is closed."""
+    wait(f"{study} finished", lambda: head(platform, study).status != "running", seconds)
+    assert head(platform, study).status in ("finished", "released", "rejected")
+
+
+def quiet(platform: Platform, study: str, seconds: float = 180) -> None:
+    """Wait until no run of a study is active, but for one that waits for a person."""
+
+    def idle() -> bool:
+        airflow = platform.airflow
+        for kind in ("intake", "round"):
+            if any(run.state in BUSY for run in airflow.runs(f"{study}.{kind}")):
+                return False
+        for run in airflow.runs(f"{study}.release"):
+            if run.state in BUSY:
+                approve = airflow.tasks(run.dag, run.id).get("approve")
+                if approve is None or approve.state not in ("awaiting_input", "deferred"):
+                    return False
+        return True
+
+    # Events become runs within a moment: quiet means quiet twice.
+    def twice() -> bool:
+        if not idle():
+            return False
+        time.sleep(2)
+        return idle()
+
+    wait(f"{study} quiet", twice, seconds)
+
+
+def state_of(platform: Platform, dag: str, run: str, task: str) -> str | None:
+    """State of a task, None before it is scheduled."""
+    found: TaskState | None = platform.airflow.tasks(dag, run).get(task)
+    return found.state if found else None
+
+
+def fingerprint(platform: Platform, study: str) -> dict[str, str]:
+    """Digests of everything a study has made: head, records, plans, answers, ledgers, outboxes."""
+    coordinator = platform.coordinator.study(study)
+    files = [path for path in coordinator.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    for site in platform.sites:
+        home = platform.site(site)
+        files += [path for folder in ("ledger", "outbox") for path in (home.root / folder).rglob("*.*")]
+    files += [path for path in platform.coordinator.exchange.rglob("*") if path.is_file()]
+    found = {
+        str(path.relative_to(platform.home)): sha256(path.read_bytes()) for path in files if path.is_file()
+    }
+    return {name: digest for name, digest in found.items() if not name.endswith(".lock")}
