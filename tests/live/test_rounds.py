@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from consilium.up import Platform
 from tasks.store import load_record
-from tests.live.driver import finish, fingerprint, head, intake, quiet, start, wait, wait_finished
+from tests.live.driver import fingerprint, finish, head, intake, quiet, start, wait, wait_finished
 
 pytestmark = pytest.mark.live
 
