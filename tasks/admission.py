@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -54,20 +56,47 @@ def check_envelope(envelope: UpdateEnvelope, plan: RoundPlan, plan_digest: str, 
 
 
 def check_tensors(exchange: DirectoryExchange, envelope: UpdateEnvelope, expected: Expectation) -> TensorFile:
-    """Check the tensors of an update in one pass over the file and one over its digest.
+    """Check the tensors that an envelope names.
 
     Raises:
-        ConsiliumError: E509, missing or of another digest; E501, names, shapes or types; E502, not finite;
-            E505, the norm is above the bound.
+        ConsiliumError: E509, missing or of another size; else as `check_file`.
     """
     path = exchange.path_of(envelope.tensors)
-    if not path.is_file():
-        raise ConsiliumError("E509", f"digest {envelope.tensors}")
-    if path.stat().st_size != envelope.tensor_bytes or file_digest(path) != envelope.tensors:
-        raise ConsiliumError("E509", f"the content under {envelope.tensors} has another digest or size")
-    file = TensorFile(path)
-    if file.shapes != expected.shapes:
-        raise ConsiliumError("E501", f"tensors {file.shapes}, expected {expected.shapes}")
+    if not path.is_file() or path.stat().st_size != envelope.tensor_bytes:
+        raise ConsiliumError("E509", f"digest {envelope.tensors}, {envelope.tensor_bytes} bytes")
+    return check_file(path, envelope.tensors, expected)
+
+
+def check_file(path: Path, digest: str, expected: Expectation) -> TensorFile:
+    """Check digest, form, finiteness and norm of an update's file.
+
+    The digest is computed beside the rest, on another core: hashing is half of the work.
+
+    Raises:
+        ConsiliumError: E509, another digest; E501, names, shapes or types; E502, not finite; E505, the norm
+            is above the bound.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        hashing = pool.submit(file_digest, path)
+        try:
+            file = TensorFile(path)
+            if file.shapes != expected.shapes:
+                raise ConsiliumError("E501", f"tensors {file.shapes}, expected {expected.shapes}")
+            norm = l2_norm(file)
+        finally:
+            if hashing.result() != digest:
+                raise ConsiliumError("E509", f"the content under {digest} has another digest")
+    if norm > expected.max_norm:
+        raise ConsiliumError("E505", f"L2 norm {norm:.4g}, expected <= {expected.max_norm:.4g}")
+    return file
+
+
+def l2_norm(file: TensorFile) -> float:
+    """L2 norm over all tensors.
+
+    Raises:
+        ConsiliumError: E502, a value is NaN or infinite.
+    """
     square = 0.0
     for name in file.shapes:
         for values in file.blocks(name):
@@ -79,9 +108,7 @@ def check_tensors(exchange: DirectoryExchange, envelope: UpdateEnvelope, expecte
                     raise ConsiliumError("E502", f"tensor {name!r} holds NaN or infinity")
                 part = float(np.dot(values.astype(np.float64), values.astype(np.float64)))
             square += part
-    if math.sqrt(square) > expected.max_norm:
-        raise ConsiliumError("E505", f"L2 norm {math.sqrt(square):.4g}, expected <= {expected.max_norm:.4g}")
-    return file
+    return math.sqrt(square)
 
 
 def training_norm_bound(
