@@ -38,7 +38,7 @@ class ModelInput(Contract):
     kind: Literal["numeric", "categorical"]
     low: Finite | None = None
     high: Finite | None = None
-    levels: list[Finite] | None = None
+    levels: Annotated[list[Finite], Field(max_length=64)] | None = None
 
 
 class SitePrivacy(Contract):
@@ -80,18 +80,18 @@ class ReleaseManifest(Contract):
     protocol_hash: Digest
     code_version: Version
     rounds: Count
-    sites: list[SiteName]
+    sites: Annotated[list[SiteName], Field(max_length=1000)]
     model: Digest  # safetensors of the trained model in the exchange
     opset: Count
-    inputs: list[ModelInput]
-    outputs: list[Text]
+    inputs: Annotated[list[ModelInput], Field(max_length=2000)]
+    outputs: Annotated[list[Text], Field(max_length=64)]
     decision_threshold: Finite
     privacy_mode: Literal["none", "patient"]
     epsilon: Finite | None = None  # the maximum over sites, for this study
     delta: Finite | None = None
-    site_privacy: list[SitePrivacy]
-    gates: list[GateResult]
-    files: list[ReleaseFile]
+    site_privacy: Annotated[list[SitePrivacy], Field(max_length=1000)]
+    gates: Annotated[list[GateResult], Field(max_length=64)]
+    files: Annotated[list[ReleaseFile], Field(max_length=1000)]
     created: Timestamp
     approval: Approval | None = None
 

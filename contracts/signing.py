@@ -12,6 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, ValidationError
+from rfc8785 import CanonicalizationError
 
 from contracts.canonical import canonical_json, digest
 from contracts.errors import ConsiliumError
@@ -122,17 +123,25 @@ def verify_bytes(data: bytes, signature: str, public: str) -> bool:
 
 
 def parse_signed(text: str | bytes) -> Signed:
-    """Parse a signed document without yet trusting it.
+    """Parse a signed document without yet trusting it. A document has one spelling: its canonical JSON.
 
     Raises:
-        ConsiliumError: E802, too large, not JSON, or not a signed document.
+        ConsiliumError: E802, too large, not JSON, not a signed document, or not in canonical form.
     """
-    if len(text) > MAX_DOCUMENT_BYTES:
-        raise ConsiliumError("E802", f"document of {len(text)} bytes, expected at most {MAX_DOCUMENT_BYTES}")
+    # A lone surrogate has no UTF-8; what replaces it is refused as another spelling.
+    data = text.encode(errors="replace") if isinstance(text, str) else text
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise ConsiliumError("E802", f"document of {len(data)} bytes, expected at most {MAX_DOCUMENT_BYTES}")
     try:
-        return Signed.model_validate_json(text)
+        signed = Signed.model_validate_json(data)
+        canonical = canonical_json(signed)
     except ValidationError as error:
         raise ConsiliumError("E802", first_problem(error)) from error
+    except CanonicalizationError as error:  # NaN, or an integer beyond 2**53
+        raise ConsiliumError("E802", str(error)) from error
+    if canonical != data:
+        raise ConsiliumError("E802", "the document is not in canonical form (RFC 8785)")
+    return signed
 
 
 def open_signed(text: str | bytes, kind: type[_Document], signer: str, public: str) -> _Document:

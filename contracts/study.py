@@ -172,8 +172,9 @@ class Gate(Contract):
 class Quality(Contract):
     """Severity of the data-quality checks: blocking ones keep a site out of the next plan."""
 
-    blocking: list[
-        Literal["type", "range", "levels", "missingness", "uniqueness", "label", "prevalence", "time"]
+    blocking: Annotated[
+        list[Literal["type", "range", "levels", "missingness", "uniqueness", "label", "prevalence", "time"]],
+        Field(max_length=8),
     ] = ["type", "range", "levels", "missingness", "uniqueness", "label", "prevalence", "time"]
     max_out_of_range: Probability = 0.01  # share of a column's present values
 

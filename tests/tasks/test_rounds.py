@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
 from contracts.refusal import Refusal
 from contracts.signing import SigningKey, to_text
@@ -54,7 +55,7 @@ def test_replay_notices_an_altered_update(federation, tmp_path):
     path = federation.home.study("tiny") / "answers" / record["plan"] / "ash.json"
     document = json.loads(path.read_text())
     document["document"]["tensors"] = record["updates"][1]["tensors"]
-    path.write_text(json.dumps(document))
+    path.write_bytes(canonical_json(document))
     with pytest.raises(ConsiliumError, match="E803"):
         list(replay(federation.home, "tiny"))
 

@@ -1,0 +1,126 @@
+"""One valid instance of every contract."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from contracts.datasheet import DataSheet, QualityCheck
+from contracts.errors import ConsiliumError
+from contracts.evaluation import CalibrationBin, Estimate, EvaluationReport, Parity, SubgroupResult
+from contracts.ledger import LedgerEntry
+from contracts.plan import RosterEntry, RoundPlan
+from contracts.refusal import Refusal
+from contracts.release import Approval, GateResult, ModelInput, ReleaseFile, ReleaseManifest, SitePrivacy
+from contracts.update import UpdateEnvelope
+from factories import ZERO, tiny_study
+
+TIME = "2026-01-01T00:00:00Z"
+AUROC = Estimate(value=0.8, standard_error=0.02, lower=0.76, upper=0.84)
+
+
+def one_of_each() -> list[BaseModel]:
+    """Return an instance of each contract, with optional fields and nested models filled."""
+    study = tiny_study()
+    named = {"study": study.study, "protocol_hash": study.hash}
+    return [
+        study,
+        RoundPlan(
+            **named,
+            kind="training",
+            round=1,
+            rounds=study.rounds,
+            base_model=ZERO,
+            roster=[RosterEntry(site="ash", data_sheet=ZERO, declared_size=100, ledger_head=ZERO)],
+            code_versions=["0.1.0"],
+            noise_multiplier=1.25,
+            expected_epsilon=3.0,
+            deadline_seconds=30,
+            created=TIME,
+        ),
+        UpdateEnvelope(
+            **named,
+            plan=ZERO,
+            round=1,
+            site="ash",
+            base_model=ZERO,
+            tensors=ZERO,
+            tensor_bytes=1024,
+            planned_steps=3,
+            data_sheet=ZERO,
+            cohort=ZERO,
+            policy=ZERO,
+            code_version="0.1.0",
+            sample_rate=0.2,
+            noise_multiplier=1.25,
+            delta=1e-5,
+            epsilon_study=1.0,
+            epsilon_lineage=1.5,
+            epsilon_cap=10.0,
+            ledger_head=ZERO,
+            ledger_length=2,
+        ),
+        DataSheet(
+            **named,
+            site="ash",
+            connector="csv",
+            cohort=ZERO,
+            data_version="a" * 40,
+            declared_size=100,
+            holdout="keyed",
+            checks=[QualityCheck(check="range", column="lactate", severity="blocking", passed=True)],
+            accepted=True,
+            policy=ZERO,
+            code_version="0.1.0",
+            created=TIME,
+        ),
+        EvaluationReport(
+            **named,
+            plan=ZERO,
+            kind="evaluation",
+            site="ash",
+            model=ZERO,
+            cohort=ZERO,
+            n=100,
+            events=30,
+            metrics={"auroc": AUROC},
+            suppressed=False,
+            calibration=[CalibrationBin(mean_predicted=0.3, observed=0.3, n=100)],
+            subgroups=[SubgroupResult(subgroup="sex", group="0", suppressed=True)],
+            parity=Parity(max_abs_difference=1e-8, decisions_flipped=0, tolerance=1e-5),
+        ),
+        LedgerEntry(
+            sequence=1,
+            previous=ZERO,
+            site="ash",
+            lineage="ash",
+            kind="reserve",
+            mechanism="subsampled-gaussian",
+            sample_rate=0.2,
+            noise_multiplier=1.25,
+            steps=3,
+            commitment=ZERO,
+        ),
+        ReleaseManifest(
+            **named,
+            title=study.title,
+            intended_use=study.intended_use,
+            version="1.0.0",
+            code_version="0.1.0",
+            rounds=2,
+            sites=["ash"],
+            model=ZERO,
+            opset=20,
+            inputs=[ModelInput(name="age", unit="years", kind="numeric", low=0, high=100)],
+            outputs=["probability", "out_of_range"],
+            decision_threshold=0.5,
+            privacy_mode="patient",
+            epsilon=1.0,
+            delta=1e-5,
+            site_privacy=[SitePrivacy(site="ash", declared_size=100, epsilon_study=1.0, ledger_head=ZERO)],
+            gates=[GateResult(gate="pooled auroc >= 0.7", passed=True, value=0.8, detail="0.800")],
+            files=[ReleaseFile(path="model.onnx", sha256=ZERO, size=1024)],
+            created=TIME,
+            approval=Approval(candidate=ZERO, approved_by="Dr Test", role="clinician", time=TIME),
+        ),
+        Refusal.of(ConsiliumError("E302", "detail"), study="tiny", site="ash", stage="train", plan=ZERO),
+    ]
