@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -45,6 +46,12 @@ class CategoricalFeature(Contract):
     max_missing: Probability = 0.5
     description: Text = ""
 
+    @model_validator(mode="after")
+    def _distinct(self) -> CategoricalFeature:
+        if len(set(self.levels)) < len(self.levels):
+            raise ValueError(f"levels of {self.name} must differ, got {self.levels}")
+        return self
+
 
 Feature = Annotated[NumericFeature | CategoricalFeature, Field(discriminator="kind")]
 
@@ -66,6 +73,12 @@ class Label(Contract):
     positive: Text
     prevalence: tuple[Probability, Probability] = (0.0, 1.0)
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Label:
+        if not self.prevalence[0] < self.prevalence[1]:
+            raise ValueError(f"prevalence must be [low, high] with low < high, got {self.prevalence}")
+        return self
+
 
 class Subgroup(Contract):
     """A partition of patients by one feature: its levels, or the bands between `edges`."""
@@ -73,6 +86,12 @@ class Subgroup(Contract):
     name: FeatureName
     feature: FeatureName
     edges: Annotated[list[Finite], Field(max_length=8)] = []
+
+    @model_validator(mode="after")
+    def _increasing(self) -> Subgroup:
+        if any(low >= high for low, high in itertools.pairwise(self.edges)):
+            raise ValueError(f"edges of {self.name} must increase, got {self.edges}")
+        return self
 
 
 class Holdout(Contract):
@@ -154,6 +173,8 @@ class Gate(Contract):
     def _decidable(self) -> Gate:
         if self.at_least is None and self.at_most is None:
             raise ValueError("a gate needs at_least or at_most")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"at_least {self.at_least:g} is above at_most {self.at_most:g}")
         if (self.metric == "subgroup_gap") != (self.subgroup is not None):
             raise ValueError("subgroup_gap and subgroup go together")
         return self
@@ -221,6 +242,8 @@ class StudyProtocol(Contract):
             if isinstance(feature, NumericFeature) and not group.edges:
                 raise ValueError(f"subgroup {group.name!r} on numeric {group.feature!r} needs edges")
         known = {s.name for s in self.subgroups}
+        if len(known) < len(self.subgroups):
+            raise ValueError("two subgroups have the same name")
         for gate in self.gates:
             if gate.subgroup is not None and gate.subgroup not in known:
                 raise ValueError(f"gate names unknown subgroup {gate.subgroup!r}")
