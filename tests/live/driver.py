@@ -59,8 +59,8 @@ def head(platform: Platform, study: str) -> Head:
 
 def wait_finished(platform: Platform, study: str, seconds: float = 240) -> None:
     """Wait until the last round of a study is closed."""
-    wait(f"{study} finished", lambda: head(platform, study).status != "running", seconds)
-    assert head(platform, study).status in ("finished", "released", "rejected")
+    ended = ("finished", "released", "rejected")
+    wait(f"{study} finished", lambda: head(platform, study).status in ended, seconds)
 
 
 def quiet(platform: Platform, study: str, seconds: float = 180) -> None:
