@@ -71,24 +71,34 @@ def _common(airflow: Path, url: str) -> Settings:
             "dag_processor_child_process_log_directory": airflow / "logs" / "dag_processor",
             "colored_console_log": False,
             "uvicorn_logging_level": "WARNING",
+            "namespace_levels": "http.access=WARNING airflow.api_fastapi=WARNING",
         },
-        "workers": {"execution_api_timeout": 30},  # seconds; the default of 5 is short on a busy machine
+        "workers": {
+            "execution_api_timeout": 30,  # seconds; the default of 5 is short on a busy machine
+            # A supervisor notices the end of its task at its next heartbeat only, and holds its slot until
+            # then; failed heartbeats are counted, so that more of them make up the same half minute.
+            "min_heartbeat_interval": 1,
+            "max_failed_heartbeats": 30,
+        },
         "usage_data_collection": {"enabled": False},
         "scheduler": {"catchup_by_default": False},
         "database": {"sql_alchemy_conn": f"sqlite:///{airflow / 'airflow.db'}"},
     }
 
 
-def coordinator_settings(home: CoordinatorHome, port: int, deadline_seconds: int) -> Settings:
+def coordinator_settings(home: CoordinatorHome, port: int, deadline_seconds: int, sites: int) -> Settings:
     """Settings of the coordinator's Airflow, listening on `port` of loopback.
 
     Args:
         deadline_seconds: the longest deadline of the registered studies.
+        sites: number of enrolled sites.
     """
     url = base_url(port)
     settings = _common(home.airflow, url)
     settings["core"] |= {
-        "parallelism": 4,  # LocalExecutor's processes; the default of 32 costs 1.2 GB
+        # Tasks at once, of each executor; it is also the number of LocalExecutor's processes (the default
+        # of 32 costs 1.2 GB). A site's task holds its slot for a moment after its end.
+        "parallelism": min(max(4, 2 * sites), 32),
         "hostname_callable": "consilium.airflow_home.coordinator_host_name",
         "simple_auth_manager_users": f"{OPERATOR}:admin,{CLINICIAN}:op",
         "simple_auth_manager_passwords_file": passwords_file(home),
@@ -164,14 +174,14 @@ def password(home: CoordinatorHome, user: str) -> str:
     return str(json.loads(passwords_file(home).read_text())[user])
 
 
-def write_coordinator(home: CoordinatorHome, port: int, deadline_seconds: int) -> None:
+def write_coordinator(home: CoordinatorHome, port: int, deadline_seconds: int, sites: int) -> None:
     """Write configuration, key and passwords of the coordinator's Airflow; keys and passwords are kept."""
     if not home.api_key.exists():
         SigningKey.generate("coordinator").save(home.api_key)
     if not passwords_file(home).exists():
         users = {user: secrets.token_urlsafe(18) for user in (OPERATOR, CLINICIAN)}
         _write_private(passwords_file(home), json.dumps(users).encode())
-    _write_config(home.airflow, coordinator_settings(home, port, deadline_seconds))
+    _write_config(home.airflow, coordinator_settings(home, port, deadline_seconds, sites))
     write_atomic(home.airflow / "config" / "airflow_local_settings.py", _COORDINATOR_SETTINGS.encode())
 
 

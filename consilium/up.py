@@ -177,7 +177,7 @@ def prepare(home: Path, federation: Path, studies: list[StudyProtocol], port: in
             approve_unless_declined(SiteHome(home / "sites" / site), protocol)
         write_site(SiteHome(home / "sites" / site), site, base_url(port))
     deadlines = [load_protocol(coordinator, s).deadline_seconds for s in registered_studies(coordinator)]
-    write_coordinator(coordinator, port, max(deadlines, default=60))
+    write_coordinator(coordinator, port, max(deadlines, default=60), len(load_federation(coordinator).sites))
     return sites
 
 

@@ -24,7 +24,13 @@ WARM: Sequence[str] = (
     "great_expectations",
     "httpx",
     "jwt",
+    "pandas.core.arrays.arrow.extension_types",  # what reading Parquet into pandas imports at first use
+    "pyarrow.dataset",
+    "site_runtime.cohort",
+    "site_runtime.intake",
     "site_runtime.steps",
+    "site_runtime.training",
+    "validation.performance",
 )
 
 
