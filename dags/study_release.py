@@ -26,8 +26,8 @@ Release candidate of **{title}** (study `{study}`).
 Candidate digest: `{{{{ ti.xcom_pull(task_ids='collect') }}}}`
 
 All acceptance gates of the protocol passed, and every hospital ran the exported model on its own holdout.
-The evidence lies in the coordinator's home under `releases/{study}` beside this digest. What you sign is
-this digest: another candidate needs another signature.
+Read the [validation page](/candidates/{study}/validation.html) first. What you sign is this digest: another
+candidate needs another signature.
 """
 
 

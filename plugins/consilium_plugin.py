@@ -18,14 +18,19 @@ _ON_API_SERVER = len(sys.argv) > 1 and sys.argv[1] == "api-server" and "CONSILIU
 
 def _parts() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     try:
+        from plugins.evidence import PREFIX, evidence_app
         from plugins.exchange import exchange_app
         from plugins.gate import SiteGate
         from plugins.identity import coordinator_home
 
-        exchange = {"app": exchange_app(coordinator_home()), "url_prefix": "/consilium"}
+        home = coordinator_home()
+        apps = [
+            {"name": "Consilium exchange", "app": exchange_app(home), "url_prefix": "/consilium"},
+            {"name": "Consilium evidence", "app": evidence_app(home), "url_prefix": PREFIX},
+        ]
     except Exception as error:
         raise SystemExit(f"no gate, no server: {error!r}") from error
-    return [exchange | {"name": "Consilium exchange"}], [{"middleware": SiteGate, "name": "Consilium gate"}]
+    return apps, [{"middleware": SiteGate, "name": "Consilium gate"}]
 
 
 class ConsiliumPlugin(AirflowPlugin):
