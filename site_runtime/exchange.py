@@ -139,7 +139,12 @@ class HttpExchange:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 # No proxy and no .netrc of the environment: the one outbound host is the one configured.
-                with httpx.Client(base_url=self.base_url, timeout=30.0, trust_env=False) as client:
+                with httpx.Client(
+                    base_url=self.base_url,
+                    timeout=30.0,
+                    trust_env=False,
+                    verify=self.base_url.startswith("https:"),  # reading the authorities costs 20 ms
+                ) as client:
                     return step(client)
             except (httpx.TransportError, _TryAgain) as error:
                 if attempt == ATTEMPTS:

@@ -27,6 +27,7 @@ WARM: Sequence[str] = (
     "pandas.core.arrays.arrow.extension_types",  # what reading Parquet into pandas imports at first use
     "pyarrow.dataset",
     "site_runtime.cohort",
+    "site_runtime.evaluator",
     "site_runtime.intake",
     "site_runtime.steps",
     "site_runtime.training",
