@@ -172,6 +172,7 @@ def run_release(simulation: Simulation, progress: Progressing) -> Path:
     progress("export and verify at every hospital")
     opened = export(home, study, RUN, set(simulation.sites))
     candidate = collect_verification(home, study, RUN, ask_everywhere(simulation, opened))
+    assert candidate is not None
     progress("publish")
     approval = Approval(
         candidate=candidate,

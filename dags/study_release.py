@@ -6,6 +6,7 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Param, TaskGroup, TriggerRule, task
+from airflow.sdk.exceptions import AirflowSkipException
 
 from contracts.study import StudyProtocol
 from dags.steps import (
@@ -82,7 +83,10 @@ def release_dag(protocol: StudyProtocol, view: View) -> DAG:
 
             opened("export")
             found = answers(view.sites, "verify")
-            return str(at_coordinator(lambda home, run: collect_verification(home, study, run, found)))
+            candidate = at_coordinator(lambda home, run: collect_verification(home, study, run, found))
+            if candidate is None:
+                raise AirflowSkipException("nothing to approve")
+            return str(candidate)
 
         # An administrator cannot answer: only the user named here (anybody else gets 403).
         approve = ApprovalOperator(
@@ -109,9 +113,16 @@ def release_dag(protocol: StudyProtocol, view: View) -> DAG:
             approval = approval_of(answer, candidate)
             return str(at_coordinator(lambda home, run: publish(home, study, run, approval)))
 
+        @task(task_id="reject", trigger_rule=TriggerRule.ONE_FAILED)
+        def reject() -> None:
+            from tasks.release import reject
+
+            at_coordinator(lambda home, run: reject(home, study))
+
         opening, judging, exporting, collected = open_evaluation(), judge(), export(), collect()
         opening >> judging >> exporting >> collected >> approve
         publish(approve.output, collected)
+        approve >> reject()
         for site in view.sites:
             with TaskGroup(site, tooltip=f"hospital {site}"):
                 evaluation = site_task(site, "evaluate", protocol, evaluate_at, plan_from="open_evaluation")

@@ -42,6 +42,8 @@ from validation.gates import judge as judge_gates
 from validation.gates import require
 from validation.pooling import metrics_tree
 
+ENDED = ("released", "rejected")
+
 
 def open_evaluation(home: CoordinatorHome, study: str, run_id: str, present: set[str]) -> OpenedRound:
     """Plan the evaluation of the final model on every hospital's holdout, or resume it.
@@ -50,7 +52,7 @@ def open_evaluation(home: CoordinatorHome, study: str, run_id: str, present: set
         ConsiliumError: E506, fewer than `min_sites` hospitals are there; E706, the study is not finished.
     """
     head = load_head(home, study)
-    if head.status in ("released", "rejected"):
+    if head.status in ENDED:
         return OpenedRound(plan=None, reason=f"study {study} is {head.status}")
     if head.status != "finished" or head.model is None:
         raise ConsiliumError("E706", f"study {study} is {head.status}")
@@ -124,10 +126,14 @@ def _stored_reports(home: CoordinatorHome, study: str, digest: str) -> list[Eval
 def judge(home: CoordinatorHome, study: str, run_id: str, results: dict[str, str | None]) -> list[GateResult]:
     """Decide the protocol's gates on the sites' reports. A gate that fails ends the study without a release.
 
+    Of a study that is released or rejected nothing is decided again.
+
     Raises:
         ConsiliumError: E601, a gate failed; E602, one could not be decided; E506, too few reports.
     """
     head, protocol = load_head(home, study), load_protocol(home, study)
+    if head.status in ENDED:
+        return []
     if head.evaluation is None:
         raise ConsiliumError("E706", f"study {study} has no evaluation")
     plan, answers = _collect(home, protocol, head.evaluation, results)
@@ -163,6 +169,8 @@ def export(home: CoordinatorHome, study: str, run_id: str, present: set[str]) ->
         ConsiliumError: E603, the export disagrees with the trained model; E506, too few hospitals.
     """
     head, protocol = load_head(home, study), load_protocol(home, study)
+    if head.status in ENDED:
+        return OpenedRound(plan=None, reason=f"study {study} is {head.status}")
     record = load_record(home, study, "evaluation")
     if head.model is None or head.evaluation is None or record["model"] != head.model:
         raise ConsiliumError("E706", f"study {study} has not been judged")
@@ -190,13 +198,17 @@ def export(home: CoordinatorHome, study: str, run_id: str, present: set[str]) ->
 
 def collect_verification(
     home: CoordinatorHome, study: str, run_id: str, results: dict[str, str | None]
-) -> str:
+) -> str | None:
     """Check every hospital's verification, write the candidate and return the digest to approve.
+
+    None when the study is released or rejected: there is nothing to approve then.
 
     Raises:
         ConsiliumError: E603, the exported model disagrees at a hospital; E506, too few reports.
     """
     head, protocol = load_head(home, study), load_protocol(home, study)
+    if head.status in ENDED:
+        return None
     if head.verification is None or head.evaluation is None or head.model is None:
         raise ConsiliumError("E706", f"study {study} has no export to verify")
     _collect(home, protocol, head.verification, results)
@@ -256,11 +268,12 @@ def publish(home: CoordinatorHome, study: str, run_id: str, approval: Approval) 
     return published
 
 
-def reject(home: CoordinatorHome, study: str, reason: str) -> None:
-    """End the study without a release, because the person asked said no."""
+def reject(home: CoordinatorHome, study: str) -> None:
+    """End the study without a release, because the person who was asked said no."""
     head = load_head(home, study)
-    if head.status == "finished":
-        advance(home, head, status="rejected", plan=None, reason=reason[:500])
+    if head.status == "finished" and head.candidate is not None:
+        reason = str(ConsiliumError("E704", f"candidate {head.candidate} was rejected in Airflow"))
+        advance(home, head, status="rejected", plan=None, reason=reason)
 
 
 def published_release(home: CoordinatorHome, study: str, candidate: str) -> Path | None:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from consilium.up import Platform, down, up
-from tests.live.driver import STUDIES, heart
+from leaks import Planted
+from site_runtime.config import data_folder
+from tests.live.driver import STUDIES, heart, plant
 
 # Rounds of these start by hand only; a task of the second takes seconds.
 BY_HAND = {"rounds": 4, "deadline_seconds": 60, "cadence": "cron", "cron": "0 3 1 1 *"}
@@ -24,7 +26,18 @@ LIVE_STUDIES = (
     heart("heart-private", deadline_seconds=60, **PRIVATE),
     heart("heart-queued", **BY_HAND, training=QUICK),
     heart("heart-running", **BY_HAND, training=SLOW),
+    heart("heart-release", rounds=2, deadline_seconds=60, training=QUICK | {"normalisation": "federated"}),
 )
+HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
+PLANTED = {
+    site: Planted(
+        identifier=f"QX77319{number}-{site}",
+        date=f"1931-07-1{number}",
+        number=613.40625 + number,
+        sentence=f"a caravan of {site} zebras",
+    )
+    for number, site in enumerate(HOSPITALS)
+}
 
 
 def free_port() -> int:
@@ -35,13 +48,20 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """Real Airflow with four real edge workers on the heart-disease federation."""
-    from consilium.data import DATA_SETS
+def planted() -> dict[str, Planted]:
+    """The patient planted at each hospital, who must be found nowhere else."""
+    return PLANTED
 
-    assert DATA_SETS
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory, planted: dict[str, Planted]) -> Iterator[Platform]:
+    """Real Airflow with four real edge workers on heart-disease, with a planted patient at each."""
+    if not (data_folder() / "heart_disease").is_dir():
+        pytest.skip(f"no heart_disease in {data_folder()}: set CONSILIUM_DATA or `consilium data fetch`")
+    federation = tmp_path_factory.mktemp("hospitals") / "federation"
+    plant(STUDIES / "federations" / "heart-disease", federation, planted)
     home = tmp_path_factory.mktemp("live") / "home"
-    running = up(home, STUDIES / "federations" / "heart-disease", list(LIVE_STUDIES), free_port())
+    running = up(home, federation, list(LIVE_STUDIES), free_port())
     try:
         yield running
     finally:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from consilium.processes import wait_until
 from consilium.rest import Run, TaskState
 from consilium.up import Platform
 from contracts.canonical import sha256
 from contracts.study import StudyProtocol, load_study, parse_study
+from leaks import Planted
+from site_runtime.config import data_folder
 from tasks.head import Head, load_head
 from tasks.store import load_record
 
@@ -106,3 +112,28 @@ def fingerprint(platform: Platform, study: str) -> dict[str, str]:
         str(path.relative_to(platform.home)): sha256(path.read_bytes()) for path in files if path.is_file()
     }
     return {name: digest for name, digest in found.items() if not name.endswith(".lock")}
+
+
+def plant(federation: Path, target: Path, planted: dict[str, Planted]) -> None:
+    """Copy a federation with its data, with one more patient at each hospital who exists nowhere else.
+
+    Every file gets a column with the patient's identifier (the line number, so that FLamby's split stays),
+    one with a date and one of free text; the planted patient is in training.
+    """
+    target.mkdir(parents=True)
+    for file in sorted(federation.glob("*.yaml")):
+        site = yaml.safe_load(file.read_text())
+        name, source = site["site"], site["source"]
+        raw = Path(os.path.expandvars(source["path"].replace("${CONSILIUM_DATA}", str(data_folder()))))
+        lines = raw.read_text().splitlines()
+        rows = [f"{line},{number},2001-01-01,nothing" for number, line in enumerate(lines, 1) if line.strip()]
+        who = planted[name]
+        rows.append(
+            f"57,1,3,131,{who.number!r},0,1,151,0,1.2,?,?,?,1,{who.identifier},{who.date},{who.sentence}"
+        )
+        data = target / f"{name}.data"
+        data.write_text("\n".join(rows) + "\n")
+        columns = [*source["columns"], "mrn", "seen", "note"]
+        source |= {"path": data.name, "columns": columns, "patient": "mrn"}
+        shutil.copyfile(federation / site["holdout"], target / site["holdout"])
+        (target / file.name).write_text(yaml.safe_dump(site))
