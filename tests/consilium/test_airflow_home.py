@@ -1,0 +1,85 @@
+"""The two kinds of AIRFLOW_HOME: what each may sign, and what none may say."""
+
+from __future__ import annotations
+
+import configparser
+import getpass
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from consilium.airflow_home import (
+    LOST_SECONDS,
+    coordinator_environment,
+    password,
+    passwords_file,
+    queue_timeout,
+    site_environment,
+    write_coordinator,
+    write_site,
+)
+from contracts.signing import SigningKey
+from site_runtime.home import SiteHome
+from tasks.home import CoordinatorHome
+
+
+def read(airflow: Path) -> configparser.ConfigParser:
+    """The configuration as Airflow parses it."""
+    parser = configparser.ConfigParser()
+    parser.read(airflow / "airflow.cfg")
+    return parser
+
+
+def test_a_site_holds_its_own_key_and_no_shared_secret(tmp_path: Path) -> None:
+    coordinator, site = CoordinatorHome(tmp_path / "coordinator"), SiteHome(tmp_path / "sites" / "ash")
+    write_coordinator(coordinator, 18080, 60, sites=4)
+    write_site(site, "ash", "http://127.0.0.1:18080")
+    config = read(site.airflow)
+    assert config["api_auth"]["jwt_secret"] == ""
+    assert config["api_auth"]["jwt_private_key_path"] == str(site.edge_key)
+    assert config["api_auth"]["jwt_kid"] == config["api_auth"]["jwt_issuer"] == "ash"
+    assert config["edge"]["push_logs"] == "False"
+    text = (site.airflow / "airflow.cfg").read_text()
+    secrets = read(coordinator.airflow)
+    for value in (secrets["api_auth"]["jwt_secret"], secrets["api"]["secret_key"], str(coordinator.root)):
+        assert value not in text
+
+
+def test_what_is_secret_is_readable_by_its_owner_only_and_is_kept(tmp_path: Path) -> None:
+    home = CoordinatorHome(tmp_path)
+    write_coordinator(home, 18080, 60, sites=4)
+    before = password(home, "operator"), password(home, "clinician"), home.api_key.read_bytes()
+    write_coordinator(home, 18081, 600, sites=4)
+    assert (password(home, "operator"), password(home, "clinician"), home.api_key.read_bytes()) == before
+    assert before[0] != before[1]
+    for path in (passwords_file(home), home.api_key, home.airflow / "airflow.cfg"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert SigningKey.load("coordinator", home.api_key).public
+
+
+def test_a_sites_environment_names_neither_user_nor_machine_nor_coordinator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "reaches in")
+    monkeypatch.setenv("CONSILIUM_HOME", str(tmp_path))
+    monkeypatch.setenv("HOSTNAME", socket.gethostname())
+    site = SiteHome(tmp_path / "sites" / "ash")
+    environment = site_environment(site, "ash", "http://127.0.0.1:18080")
+    assert environment["HOSTNAME"] == environment["LOGNAME"] == environment["USER"] == "ash"
+    assert "CONSILIUM_HOME" not in environment and "AIRFLOW__CORE__EXECUTOR" not in environment
+    assert environment["TMPDIR"].startswith(str(site.root))
+    with monkeypatch.context() as patch:
+        patch.setenv("LOGNAME", environment["LOGNAME"])
+        assert getpass.getuser() == "ash"  # what Airflow reports with a task
+    own = coordinator_environment(CoordinatorHome(tmp_path / "coordinator"))
+    assert own["CONSILIUM_HOME"] == str(tmp_path) and "CONSILIUM_SITE_HOME" not in own
+    assert os.environ["HOSTNAME"] == socket.gethostname()
+
+
+@pytest.mark.parametrize("deadline", [60, 120, 600, 86400])
+def test_a_lost_task_and_its_retry_fit_into_the_deadline(deadline: int) -> None:
+    assert LOST_SECONDS + queue_timeout(deadline) < deadline
+    assert queue_timeout(deadline) >= 5
