@@ -31,6 +31,7 @@ from tasks.store import load_record
 app = typer.Typer()
 
 STUDY = "icu-mortality-demo"
+SETTLE_SECONDS = 5.0
 APPROVAL = {
     "name": "demo script, not a person",
     "role": "none",
@@ -38,9 +39,15 @@ APPROVAL = {
 }
 
 
-def answer_as_script(platform: Platform, question: Question) -> None:
-    """Approve a candidate through Airflow's API as the clinician, saying that no person did."""
-    platform.airflow.as_clinician().answer(question, "Approve", APPROVAL)
+def answer_as_script(platform: Platform, question: Question, choice: str = "Approve") -> None:
+    """Answer for a candidate through Airflow's API as the clinician, saying that no person did.
+
+    Airflow 3.3 fails a task whose question is answered before the process that asked it is reported as
+    ended, a second or two later ("finished with state success, but the task instance's state attribute is
+    running"). No person answers so fast; a script has to wait.
+    """
+    time.sleep(SETTLE_SECONDS)
+    platform.airflow.as_clinician().answer(question, choice, APPROVAL)
 
 
 def without_privacy(protocol: StudyProtocol, federation: Path, sites: list[SiteHome]) -> dict[str, Any]:

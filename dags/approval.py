@@ -9,7 +9,7 @@ from contracts.release import Approval
 
 
 def approval_of(answer: dict[str, Any], candidate: str) -> Approval:
-    """Bind the answer of an `ApprovalOperator` to the candidate that it was asked about.
+    """Bind the answer of a question in Airflow to the candidate that it was asked about.
 
     Args:
         answer: what the operator returned: `responded_by_user`, `responded_at`, `params_input`.

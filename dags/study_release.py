@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, Param, TaskGroup, TriggerRule, task
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from contracts.study import StudyProtocol
 from dags.steps import (
@@ -20,6 +20,8 @@ from dags.steps import (
     site_task,
 )
 from dags.view import View, current_view
+
+APPROVE, REJECT = "Approve", "Reject"
 
 BODY = """\
 Release candidate of **{title}** (study `{study}`).
@@ -89,8 +91,10 @@ def release_dag(protocol: StudyProtocol, view: View) -> DAG:
             return str(candidate)
 
         # An administrator cannot answer: only the user named here (anybody else gets 403).
-        approve = ApprovalOperator(
+        # Not an ApprovalOperator: a rejection would only skip what follows, and the head must hear of it.
+        approve = HITLOperator(
             task_id="approve",
+            options=[APPROVE, REJECT],
             subject=f"Release {study}?",
             body=BODY.format(title=protocol.title, study=study),
             params={
@@ -99,8 +103,6 @@ def release_dag(protocol: StudyProtocol, view: View) -> DAG:
                 "reason": Param("", type="string", title="Reason", maxLength=500),
             },
             assigned_users={"id": "clinician", "name": "clinician"},
-            ignore_downstream_trigger_rules=True,
-            fail_on_reject=True,
             retries=0,
             execution_timeout=None,  # a person may take days
         )
@@ -108,21 +110,17 @@ def release_dag(protocol: StudyProtocol, view: View) -> DAG:
         @task(task_id="publish")
         def publish(answer: dict[str, Any], candidate: str) -> str:
             from dags.approval import approval_of
-            from tasks.release import publish
+            from tasks.release import publish, reject
 
+            if answer["chosen_options"] != [APPROVE]:
+                at_coordinator(lambda home, run: reject(home, study, candidate))
+                raise AirflowFailException("the candidate was rejected: there is no release")
             approval = approval_of(answer, candidate)
             return str(at_coordinator(lambda home, run: publish(home, study, run, approval)))
-
-        @task(task_id="reject", trigger_rule=TriggerRule.ONE_FAILED)
-        def reject() -> None:
-            from tasks.release import reject
-
-            at_coordinator(lambda home, run: reject(home, study))
 
         opening, judging, exporting, collected = open_evaluation(), judge(), export(), collect()
         opening >> judging >> exporting >> collected >> approve
         publish(approve.output, collected)
-        approve >> reject()
         for site in view.sites:
             with TaskGroup(site, tooltip=f"hospital {site}"):
                 evaluation = site_task(site, "evaluate", protocol, evaluate_at, plan_from="open_evaluation")

@@ -268,11 +268,11 @@ def publish(home: CoordinatorHome, study: str, run_id: str, approval: Approval) 
     return published
 
 
-def reject(home: CoordinatorHome, study: str) -> None:
-    """End the study without a release, because the person who was asked said no."""
+def reject(home: CoordinatorHome, study: str, candidate: str) -> None:
+    """End the study without a release, because the person who was asked said no to this candidate."""
     head = load_head(home, study)
-    if head.status == "finished" and head.candidate is not None:
-        reason = str(ConsiliumError("E704", f"candidate {head.candidate} was rejected in Airflow"))
+    if head.status == "finished" and head.candidate == candidate:
+        reason = str(ConsiliumError("E704", f"candidate {candidate} was rejected in Airflow"))
         advance(home, head, status="rejected", plan=None, reason=reason)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import light
 import pytest
-from dossiers import approval_of, tiny_candidate
 
 from contracts.signing import SigningKey
+from dossiers import approval_of, tiny_candidate
 from release.directory import seal
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from dossiers import approval_of, tiny_candidate
 from typer.testing import CliRunner
 
 from consilium.release import app
 from contracts.signing import SigningKey
+from dossiers import approval_of, tiny_candidate
 from release.directory import seal
 
 

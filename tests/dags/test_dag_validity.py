@@ -142,6 +142,7 @@ def test_nothing_is_published_without_an_approval_by_the_clinician(bag: Bag) -> 
         dag = bag.dags[f"{study}.release"]
         approve, publish = dag.get_task("approve"), dag.get_task("publish")
         assert approve.assigned_users == [{"id": "clinician", "name": "clinician"}]
-        assert approve.fail_on_reject and approve.ignore_downstream_trigger_rules
+        assert approve.options == ["Approve", "Reject"] and not approve.multiple and not approve.defaults
+        assert [user["id"] for user in approve.assigned_users] == ["clinician"]
         assert "approve" in publish.upstream_task_ids
         assert publish.trigger_rule == "all_success"

@@ -26,6 +26,7 @@ LIVE_STUDIES = (
     heart("heart-private", deadline_seconds=60, **PRIVATE),
     heart("heart-queued", **BY_HAND, training=QUICK),
     heart("heart-running", **BY_HAND, training=SLOW),
+    heart("heart-rejected", rounds=1, deadline_seconds=60, training=QUICK),
     heart("heart-release", rounds=2, deadline_seconds=60, training=QUICK | {"normalisation": "federated"}),
 )
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")

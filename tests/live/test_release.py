@@ -18,9 +18,9 @@ pytestmark = pytest.mark.live
 STUDY = "heart-release"
 
 
-def question(platform: Platform):
-    """The open question of the study's release, or None."""
-    return next((q for q in platform.airflow.questions(f"{STUDY}.release") if not q.answered), None)
+def question(platform: Platform, study: str = STUDY):
+    """The open question of a study's release, or None."""
+    return next((q for q in platform.airflow.questions(f"{study}.release") if not q.answered), None)
 
 
 def test_a_finished_study_is_evaluated_judged_exported_and_waits_for_a_person(platform: Platform) -> None:
@@ -63,3 +63,15 @@ def test_a_cleared_release_publishes_nothing_new(platform: Platform) -> None:
     quiet(platform, STUDY)
     assert head(platform, STUDY) == before
     assert len(list((platform.coordinator.releases / STUDY).glob("*/"))) == 1
+
+
+def test_a_rejection_ends_the_study_without_a_release(platform: Platform) -> None:
+    study = "heart-rejected"
+    intake(platform, study)
+    start(platform, study)
+    wait("the question", lambda: question(platform, study) is not None, 240)
+    answer_as_script(platform, question(platform, study), "Reject")
+    wait("the rejection", lambda: head(platform, study).status == "rejected", 60)
+    quiet(platform, study)
+    assert "E704" in (head(platform, study).reason or "")
+    assert not (platform.coordinator.releases / study).exists()

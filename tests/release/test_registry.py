@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from dossiers import approval_of, tiny_candidate
 
 from contracts.signing import SigningKey
+from dossiers import approval_of, tiny_candidate
 from release.directory import seal
 from release.registry import next_version, register, releases
 

@@ -9,13 +9,13 @@ import re
 import shutil
 
 import pytest
-from dossiers import APPROVED, approval_of, tiny_candidate, tiny_facts, tiny_onnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contracts.canonical import canonical_json, sha256
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
+from dossiers import APPROVED, approval_of, tiny_candidate, tiny_facts, tiny_onnx
 from factories import tiny_study
 from release.directory import SIGNATURE, read_manifest, seal, signed_bytes, write_candidate
 from release.dp_statement import dp_statement
