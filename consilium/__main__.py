@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import click
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
+
+from consilium.output import reporting_refusals
+from contracts.errors import ConsiliumError
 
 # noun -> (module, attribute, help). An attribute is a typer app (a group of verbs) or one command.
 NOUNS: dict[str, tuple[str, str, str]] = {
@@ -50,6 +55,30 @@ class LazyNouns(TyperGroup):
         return command
 
 
+# A module that a light install lacks -> the extra that brings it.
+EXTRAS = {
+    **dict.fromkeys(("onnxruntime",), "verify"),
+    **dict.fromkeys(("torch", "pandas", "pyarrow", "safetensors", "opacus", "httpx", "jwt", "dvc"), "site"),
+    **dict.fromkeys(("airflow", "great_expectations", "onnx", "psutil", "pytorch_lightning"), "site"),
+    **dict.fromkeys(("matplotlib", "jinja2", "gto"), "coordinator"),
+}
+
+
+@contextmanager
+def naming_missing_extras() -> Iterator[None]:
+    """Name the extra to install instead of printing a traceback."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        with suppress(typer.Exit), reporting_refusals("--json" in sys.argv):
+            detail = f"no module {error.name!r}: install consilium[{extra}]"
+            raise ConsiliumError("E110", detail) from error
+        raise SystemExit(1) from None
+
+
 app = typer.Typer(cls=LazyNouns, no_args_is_help=True, help="Federated MLOps for hospitals, run by Airflow.")
 
 
@@ -60,7 +89,8 @@ def _root() -> None:
 
 def main() -> None:
     """Entry point of the `consilium` script."""
-    app()
+    with naming_missing_extras():
+        app()
 
 
 if __name__ == "__main__":

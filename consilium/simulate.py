@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -109,25 +110,21 @@ def show(found: dict[str, Any]) -> None:
     """Print a simulation's outcome as tables."""
     names = ("auroc", "accuracy", "brier", "calibration_slope", "calibration_intercept")
     best = found.get("achievable_auroc") or {}
-    table = Table(
-        title=f"{found['study']}: {found['rounds']} rounds", caption=f"protocol {found['protocol_hash'][:16]}"
-    )
-    table.add_column("hospital")
-    for name in (*names, *(["achievable auroc"] if best else [])):
-        table.add_column(name.replace("_", " "), justify="right")
+    table = Table(title=f"{found['study']}: {found['rounds']} rounds", box=SIMPLE)
+    table.add_column("hospital", no_wrap=True)
+    for name in names:
+        table.add_column(name.removeprefix("calibration_"), justify="right", no_wrap=True)
     sites = [
         key for key, value in found.items() if isinstance(value, dict) and "n" in value and key != "pooled"
     ]
     for site in [*sites, "pooled"]:
-        tree = found[site]
-        cells = [interval(tree.get(name)) for name in names]
-        table.add_row(
-            site,
-            *cells,
-            *([f"{best[site]:.3f}" if site in best else ""] if best else []),
-            end_section=site == (sites or [""])[-1],
-        )
+        cells = [interval(found[site].get(name), "\n{:.2f} to {:.2f}") for name in names]
+        table.add_row(site, *cells, end_section=site == (sites or [""])[-1])
     screen.print(table)
+    screen.print("below each value its 95 % interval; slope and intercept are of calibration")
+    if best:
+        each = ", ".join(f"{site} {value:.3f}" for site, value in best.items())
+        screen.print(f"best achievable AUROC (simulated patients): {each}", highlight=False)
     privacy = found["privacy"]
     if privacy["mode"] == "patient":
         screen.print(
@@ -146,10 +143,10 @@ def show(found: dict[str, Any]) -> None:
         screen.print(f"release: [bold]{found['release']}[/]", soft_wrap=True)
 
 
-def interval(metric: dict[str, float] | None) -> str:
+def interval(metric: dict[str, float] | None, form: str = " ({:.3f} to {:.3f})") -> str:
     """Show an estimate with its 95 % interval."""
     if not metric:
         return "-"
     if metric.get("lower") is None:
         return f"{metric['value']:.3f}"
-    return f"{metric['value']:.3f} ({metric['lower']:.3f}-{metric['upper']:.3f})"
+    return f"{metric['value']:.3f}" + form.format(metric["lower"], metric["upper"])

@@ -16,6 +16,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E107": ("federation-invalid", "The folder does not describe a federation of sites."),
     "E108": ("data-unavailable", "The data set is not here and could not be fetched or verified."),
     "E109": ("start-failed", "A part of Consilium did not start."),
+    "E110": ("extra-missing", "This command needs a part of Consilium that is not installed here."),
     "E201": ("source-unreadable", "The site's data source could not be read."),
     "E202": ("column-missing", "The source lacks a column that the study needs."),
     "E203": ("value-not-numeric", "A column that must hold numbers holds something else."),

@@ -13,6 +13,7 @@ from contracts.canonical import digest
 from contracts.errors import ConsiliumError
 from contracts.fields import Contract, FeatureName, Finite, LongText, Probability, StudyName, Text, Unit
 from contracts.signing import first_problem
+from contracts.yaml_text import load_yaml
 
 SCHEMA = "consilium/study/1"
 
@@ -292,7 +293,7 @@ def load_study(path: Path) -> StudyProtocol:
         ConsiliumError: E101 for a file that is missing, no YAML or no valid study.
     """
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConsiliumError("E101", f"{path}: {error}") from error
     return parse_study(value, str(path))

@@ -15,6 +15,7 @@ from contracts.canonical import digest
 from contracts.errors import ConsiliumError
 from contracts.fields import FeatureName, Finite, SiteName, Text, Unit
 from contracts.signing import first_problem
+from contracts.yaml_text import load_yaml
 from site_runtime.connectors import Source, parse_source
 from site_runtime.home import SiteHome
 
@@ -138,7 +139,7 @@ def load_site_file(path: Path) -> SiteConfig:
         ConsiliumError: E103, naming field, value and what was expected.
     """
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConsiliumError("E103", f"{path}: {error}") from error
     if not isinstance(value, dict):

@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+from pydantic import TypeAdapter, ValidationError
+
 from contracts.canonical import digest
 from contracts.errors import ConsiliumError
 from contracts.evaluation import EvaluationReport
+from contracts.fields import StudyName
 from contracts.plan import RoundPlan
 from contracts.signing import open_signed, parse_signed
 from contracts.study import StudyProtocol
@@ -70,7 +73,7 @@ def evaluate(home: SiteHome, plan: str, exchange: Exchange) -> str:
     """
     from site_runtime.evaluator import make_report
 
-    stage = "verify" if parse_signed(plan).document.get("kind") == "verification" else "evaluate"
+    stage = "verify" if _claimed(plan)[2] == "verification" else "evaluate"
     kinds = ("evaluation", "verification")
     return _answer(home, plan, exchange, stage, kinds, EvaluationReport, make_report)
 
@@ -88,8 +91,8 @@ def _answer(
     work: Work,
 ) -> str:
     """Do the work of a plan once, and send its result as often as asked."""
-    study = str(parse_signed(text).document.get("study", ""))
-    with _refusing(home, study, stage, parse_signed(text).digest):
+    study, claimed_digest, _ = _claimed(text)
+    with _refusing(home, study, stage, claimed_digest):
         config = load_site(home)
         plan, plan_digest = open_plan(home, text)
         if plan.kind not in kinds:
@@ -106,6 +109,16 @@ def _answer(
             exchange.put(folder / TENSORS, plan_digest)
         document = document_type.model_validate_json((folder / DOCUMENT).read_bytes())
         return send(home, config, document)
+
+
+def _claimed(text: str) -> tuple[str, str | None, str]:
+    """Study, digest and kind that an unverified plan claims, for the refusal if it comes to one."""
+    try:
+        signed = parse_signed(text)
+        study, kind = signed.document.get("study"), signed.document.get("kind")
+        return TypeAdapter(StudyName).validate_python(study), signed.digest, str(kind)
+    except (ConsiliumError, ValidationError):
+        return "unknown", None, ""
 
 
 def open_plan(home: SiteHome, text: str) -> tuple[RoundPlan, str]:

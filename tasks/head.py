@@ -102,7 +102,8 @@ def register_study(home: CoordinatorHome, protocol: StudyProtocol) -> Head:
             head = load_head(home, protocol.study)
             if head.protocol_hash != protocol.hash:
                 raise ConsiliumError(
-                    "E101", f"study {protocol.study!r} is registered with another protocol; amend it"
+                    "E101",
+                    f"study {protocol.study!r} has another protocol here; name the new one anew",
                 )
             return head
         write_json(folder / "protocol.json", protocol.body())

@@ -62,7 +62,7 @@ def open_round(home: CoordinatorHome, study: str, run_id: str, present: set[str]
     if head.status not in ("registered", "running"):
         return OpenedRound(plan=None, reason=f"study {study} is {head.status}")
     if head.runs.get(run_id, head.round) < head.round:
-        return OpenedRound(plan=None, reason=f"round {head.runs[run_id]} is closed")
+        return OpenedRound(plan=None, reason=str(ConsiliumError("E508", f"round {head.runs[run_id]}")))
     protocol = load_protocol(home, study)
     eligible, absent = eligible_sites(home, protocol, present)
     runs = {**head.runs, run_id: head.round}

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import light
 import pytest
 
+import light
 from contracts.signing import SigningKey
 from dossiers import approval_of, tiny_candidate
 from release.directory import seal

@@ -5,11 +5,11 @@ from typing import Any, get_args
 
 import jsonschema
 import pytest
-from instances import one_of_each
 from pydantic import BaseModel, ValidationError
 
 from contracts.canonical import canonical_json
 from contracts.schemas import CONTRACTS, json_schemas
+from instances import one_of_each
 
 INSTANCES = one_of_each()
 SCHEMAS = json_schemas()

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from instances import one_of_each
 from pydantic import BaseModel
 
 from contracts.canonical import canonical_json, digest
@@ -17,6 +16,7 @@ from contracts.evaluation import EvaluationReport
 from contracts.plan import RoundPlan
 from contracts.refusal import Refusal
 from contracts.signing import MAX_DOCUMENT_BYTES, SigningKey, open_signed, parse_signed, to_text
+from instances import one_of_each
 
 KEY = SigningKey.generate("ash")
 INSTANCES = one_of_each()

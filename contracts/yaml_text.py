@@ -1,0 +1,32 @@
+"""Reading YAML that a person wrote: safe types only, and a key written twice is an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+
+def load_yaml(text: str) -> Any:
+    """Parse one YAML document.
+
+    Raises:
+        yaml.YAMLError: no YAML, or a key that appears twice in one mapping.
+    """
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is not None:
+        _refuse_repeated_keys(root)
+    return yaml.safe_load(text)
+
+
+def _refuse_repeated_keys(node: yaml.Node) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise yaml.YAMLError(f"key {key.value!r} appears twice (line {key.start_mark.line + 1})")
+            seen.add(key.value)
+            _refuse_repeated_keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated_keys(item)
