@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # uv does not read pip's find-links setting; it is passed on so that a locally provided torch is found.
 FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: install demo test check soak clean
+.PHONY: install debian demo test check soak clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -14,6 +14,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt uv
 	UV_FIND_LINKS="$(FIND_LINKS)" VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q -c constraints.txt -e '.[coordinator,dev]'
 	touch $(STAMP)
+
+debian: ## Debian packages that some live tests use; they skip with a reason where these are missing
+	apt-get update -qq && apt-get install -y -qq chromium
 
 demo: install ## four hospitals, real Airflow, one verified release
 	$(BIN)/consilium demo

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 from contracts.evaluation import EvaluationReport, Parity
 from contracts.release import Approval, GateResult, ReleaseManifest, SitePrivacy
 from contracts.study import StudyProtocol
-from factories import ZERO, tiny_study
 from release.directory import write_candidate
 from release.facts import ReleaseFacts
+from tests.factories import ZERO, tiny_study
 from validation.performance import evaluate
 from validation.pooling import metrics_tree
 

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
+from consilium.simulation import Simulation
 from contracts.datasheet import DataSheet
 from contracts.plan import RoundPlan
 from contracts.signing import SigningKey, to_text
@@ -224,3 +225,33 @@ def honest_answer(federation: TinyFederation, plan: RoundPlan, digest: str, site
     """The signed string of a site that does its part."""
     path = write_tensors(folder / f"{site}-{plan.round}", honest_tensors(federation, plan, site))
     return federation.signed(site, federation.envelope(site, plan, digest, path))
+
+
+PRIVACY = {"mode": "patient", "epsilon": 3.0, "delta": 1e-3, "max_grad_norm": 1.0}
+
+
+def private_study(**changes: Any) -> StudyProtocol:
+    """The tiny study with patient-level privacy."""
+    return tiny_study(**({"privacy": PRIVACY} | changes))
+
+
+def tiny_simulation(root: Path, protocol: StudyProtocol, **changes: Any) -> Simulation:
+    """Two real sites and a real coordinator below `root`, after intake; changes are to both `site.yaml`."""
+    from consilium.simulation import prepare, run_intake
+
+    for site in ("ash", "birch"):
+        governance = {**SITE["governance"], "lineage": site}
+        write_site(root / "federation" / site, **({"site": site, "governance": governance} | changes))
+    simulation = prepare(root, protocol, root / "federation")
+    record = run_intake(simulation, lambda text: None)
+    assert record["admitted"] == ["ash", "birch"], record
+    return simulation
+
+
+def opened_plan(simulation: Simulation, run_id: str = "run") -> str:
+    """Open the simulation's next round and return its signed plan."""
+    from tasks.rounds import open_round
+
+    opened = open_round(simulation.coordinator, simulation.protocol.study, run_id, set(simulation.sites))
+    assert opened.plan is not None, opened.reason
+    return opened.plan

@@ -12,7 +12,7 @@ from contracts.plan import RosterEntry, RoundPlan
 from contracts.refusal import Refusal
 from contracts.release import Approval, GateResult, ModelInput, ReleaseFile, ReleaseManifest, SitePrivacy
 from contracts.update import UpdateEnvelope
-from factories import ZERO, tiny_study
+from tests.factories import ZERO, tiny_study
 
 TIME = "2026-01-01T00:00:00Z"
 AUROC = Estimate(value=0.8, standard_error=0.02, lower=0.76, upper=0.84)

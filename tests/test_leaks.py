@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from leaks import Planted, search
+from tests.leaks import Planted, search
 
 CANARY = Planted("QX7731942", "1931-07-17", 613.40625, "a caravan of zebras")
 NEEDLES = CANARY.needles()

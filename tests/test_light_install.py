@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-import light
 from contracts.signing import SigningKey
-from dossiers import approval_of, tiny_candidate
 from release.directory import seal
+from tests import light
+from tests.dossiers import approval_of, tiny_candidate
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = SigningKey.generate("coordinator")

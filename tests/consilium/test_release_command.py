@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from consilium.release import app
 from contracts.signing import SigningKey
-from dossiers import approval_of, tiny_candidate
 from release.directory import seal
+from tests.dossiers import approval_of, tiny_candidate
 
 
 @pytest.fixture

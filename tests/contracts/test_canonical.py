@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from contracts.canonical import canonical_json, digest, sha256
 from contracts.ledger import LedgerOpening
 from contracts.refusal import Refusal
-from factories import ZERO
+from tests.factories import ZERO
 
 SCALARS = (
     st.none()

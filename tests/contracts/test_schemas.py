@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from contracts.canonical import canonical_json
 from contracts.schemas import CONTRACTS, json_schemas
-from instances import one_of_each
+from tests.instances import one_of_each
 
 INSTANCES = one_of_each()
 SCHEMAS = json_schemas()

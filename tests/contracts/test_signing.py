@@ -16,7 +16,7 @@ from contracts.evaluation import EvaluationReport
 from contracts.plan import RoundPlan
 from contracts.refusal import Refusal
 from contracts.signing import MAX_DOCUMENT_BYTES, SigningKey, open_signed, parse_signed, to_text
-from instances import one_of_each
+from tests.instances import one_of_each
 
 KEY = SigningKey.generate("ash")
 INSTANCES = one_of_each()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from contracts.canonical import digest
 from contracts.errors import ConsiliumError
 from contracts.study import StudyProtocol, load_study, parse_study
-from factories import STUDY, study_fields, tiny_study
+from tests.factories import STUDY, study_fields, tiny_study
 
 AGE = STUDY["features"][0]
 SEX = STUDY["features"][2]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from consilium.up import Platform, down, up
-from leaks import Planted
 from site_runtime.config import data_folder
+from tests.leaks import Planted
 from tests.live.driver import STUDIES, heart, plant
 
 # Rounds of these start by hand only; a task of the second takes seconds.
@@ -26,6 +26,7 @@ LIVE_STUDIES = (
     heart("heart-private", deadline_seconds=60, **PRIVATE),
     heart("heart-queued", **BY_HAND, training=QUICK),
     heart("heart-running", **BY_HAND, training=SLOW),
+    heart("heart-seen", rounds=2, deadline_seconds=60, training=QUICK | {"normalisation": "federated"}),
     heart("heart-rejected", rounds=1, deadline_seconds=60, training=QUICK),
     heart("heart-release", rounds=2, deadline_seconds=60, training=QUICK | {"normalisation": "federated"}),
 )

@@ -15,10 +15,10 @@ from consilium.rest import Run, TaskState
 from consilium.up import Platform
 from contracts.canonical import sha256
 from contracts.study import StudyProtocol, load_study, parse_study
-from leaks import Planted
 from site_runtime.config import data_folder
 from tasks.head import Head, load_head
 from tasks.store import load_record
+from tests.leaks import Planted
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
 BUSY = ("queued", "running")

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from consilium.up import Platform
-from leaks import Planted, search
+from tests.leaks import Planted, search
 
 pytestmark = pytest.mark.live
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from contracts.errors import ConsiliumError
-from factories import tiny_study
 from models.registry import build_model, initial_state, load_state
 from release.export import IR_VERSION, OPSET, export_onnx, parity, require_parity
 from release.golden import golden_difference, golden_document, golden_rows
 from release.session import predict
+from tests.factories import tiny_study
 
 NAN, INF = float("nan"), float("inf")
 
@@ -147,7 +147,7 @@ _EXPORT = """
 import sys; from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from mine import Model
-from factories import tiny_study
+from tests.factories import tiny_study
 from release.export import export_onnx
 export_onnx(Model(), tiny_study(), Path("model.onnx"), {"study": "tiny"})
 """

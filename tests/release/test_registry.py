@@ -7,9 +7,9 @@ import subprocess
 import pytest
 
 from contracts.signing import SigningKey
-from dossiers import approval_of, tiny_candidate
 from release.directory import seal
 from release.registry import next_version, register, releases
+from tests.dossiers import approval_of, tiny_candidate
 
 
 @pytest.fixture

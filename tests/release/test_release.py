@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from contracts.canonical import canonical_json, sha256
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
-from dossiers import APPROVED, approval_of, tiny_candidate, tiny_facts, tiny_onnx
-from factories import tiny_study
 from release.directory import SIGNATURE, read_manifest, seal, signed_bytes, write_candidate
 from release.dp_statement import dp_statement
 from release.report import validation_document, validation_page
 from release.verify import verified, verify_release
+from tests.dossiers import APPROVED, approval_of, tiny_candidate, tiny_facts, tiny_onnx
+from tests.factories import tiny_study
 
 FILES = [
     "README.txt", "dp_statement.md", "golden.json", "manifest.json", "manifest.sig", "model.onnx",

@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from contracts.errors import ConsiliumError
-from factories import tiny_study
 from tasks.head import advance, load_head, register_study
 from tasks.home import CoordinatorHome
+from tests.factories import tiny_study
 
 
 def test_of_two_writers_one_is_refused_and_nothing_of_it_is_written(tmp_path):

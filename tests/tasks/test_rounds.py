@@ -11,11 +11,18 @@ from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
 from contracts.refusal import Refusal
 from contracts.signing import SigningKey, to_text
-from factories import TinyFederation, honest_answer, honest_tensors, open_next, tiny_study, write_tensors
 from tasks.head import load_head
 from tasks.replay import replay
 from tasks.rounds import close_round, open_round
 from tasks.store import get_tensors, load_record
+from tests.factories import (
+    TinyFederation,
+    honest_answer,
+    honest_tensors,
+    open_next,
+    tiny_study,
+    write_tensors,
+)
 
 
 @pytest.fixture

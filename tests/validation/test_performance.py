@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from contracts.errors import ConsiliumError
-from factories import tiny_study
+from tests.factories import tiny_study
 from validation.calibration import calibration_bins, calibration_intercept, calibration_slope, logit
 from validation.discrimination import auroc
 from validation.performance import evaluate

@@ -9,7 +9,7 @@ import pytest
 
 from contracts.errors import ConsiliumError
 from contracts.evaluation import Estimate, EvaluationReport, SubgroupResult
-from factories import ZERO, tiny_study
+from tests.factories import ZERO, tiny_study
 from validation.gates import accepted, judge, require
 from validation.performance import evaluate
 from validation.pooling import heterogeneity, metrics_tree, pool, random_effects

@@ -1,0 +1,227 @@
+"""A hospital's steps: one plan, one reservation, one update, however often it is asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from contracts.plan import RoundPlan
+from contracts.refusal import Refusal
+from contracts.signing import SigningKey, open_signed, parse_signed, to_text
+from contracts.update import UpdateEnvelope
+from privacy.ledger import Ledger
+from site_runtime.cohort import read_frozen
+from site_runtime.config import load_site
+from site_runtime.consent import pause, withdraw
+from site_runtime.intake import run_intake
+from site_runtime.steps import SiteRefused, intake, train
+from tasks.exchange import DirectoryExchange
+from tasks.federation import coordinator_key
+from tasks.rounds import close_round
+from tests.factories import (
+    PRIVACY,
+    opened_plan,
+    private_study,
+    tiny_rows,
+    tiny_simulation,
+    tiny_study,
+    write_csv,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A private federation after intake, with its first plan; tests work on copies."""
+    root = tmp_path_factory.mktemp("prepared")
+    simulation = tiny_simulation(root, private_study())
+    return simulation, opened_plan(simulation)
+
+
+@pytest.fixture
+def private(prepared, tmp_path):
+    simulation, plan = prepared
+    root = tmp_path / "copy"
+    shutil.copytree(simulation.root, root, symlinks=True)
+    return type(simulation)(root, simulation.protocol), plan
+
+
+def exchange(simulation):
+    return DirectoryExchange(simulation.coordinator.exchange)
+
+
+def ledger(simulation, site="ash"):
+    home = simulation.sites[site]
+    return Ledger(home.ledger(site), site, site, SigningKey.load(site, home.signing_key))
+
+
+def refused(simulation, plan, site="ash"):
+    """The refusal of a site, opened with its key."""
+    with pytest.raises(SiteRefused) as caught:
+        train(simulation.sites[site], plan, exchange(simulation))
+    key = SigningKey.load(site, simulation.sites[site].signing_key)
+    return open_signed(caught.value.document, Refusal, site, key.public)
+
+
+def resigned(simulation, plan, key=None, **changes):
+    """The plan with some fields changed, signed by the coordinator (or by somebody else)."""
+    document = RoundPlan.model_validate(parse_signed(plan).document).model_copy(update=changes)
+    return to_text((key or coordinator_key(simulation.coordinator)).sign(document))
+
+
+def test_asked_twice_it_sends_the_same_update_and_spends_once(private):
+    simulation, plan = private
+    first = train(simulation.sites["ash"], plan, exchange(simulation))
+    spent = ledger(simulation).spends()
+    assert train(simulation.sites["ash"], plan, exchange(simulation)) == first
+    assert ledger(simulation).spends() == spent and len(spent) == 1
+
+
+def test_two_plans_draw_different_noise(private):
+    simulation, plan = private
+    other = resigned(simulation, plan, created="2000-01-01T00:00:00Z")
+    sent = [
+        parse_signed(train(simulation.sites["ash"], p, exchange(simulation))).document for p in (plan, other)
+    ]
+    assert sent[0]["tensors"] != sent[1]["tensors"] and len(ledger(simulation).spends()) == 2
+
+
+def test_with_privacy_an_envelope_says_nothing_of_the_data(tmp_path):
+    """Cohorts of 119, 120 and 121 patients with one declared size: only digests differ."""
+    said = []
+    for patients in (119, 120, 121):
+        root = tmp_path / str(patients)
+        simulation = tiny_simulation(root, private_study())
+        write_csv(root / "federation" / "ash" / "data.csv", tiny_rows(patients))
+        intake(simulation.sites["ash"], "tiny")
+        text = train(simulation.sites["ash"], opened_plan(simulation), exchange(simulation))
+        fields = parse_signed(text).document
+        digests = ("plan", "cohort", "tensors", "data_sheet", "ledger_head", "protocol_hash", "policy")
+        said.append({k: v for k, v in fields.items() if k not in digests})
+    assert said[0] == said[1] == said[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "number"),
+    [
+        ({"noise_multiplier": 0.5}, "E410"),
+        ({"noise_multiplier": None}, "E410"),
+        ({"protocol_hash": "f" * 64}, "E301"),
+        ({"rounds": 3}, "E301"),
+        ({"code_versions": ["9.9.9"]}, "E305"),
+        ({"roster": []}, "E306"),
+        ({"kind": "evaluation"}, "E802"),
+        ({"study": "other"}, "E301"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused_and_nothing_is_spent(private, changes, number):
+    simulation, plan = private
+    if "roster" in changes:
+        entries = RoundPlan.model_validate(parse_signed(plan).document).roster
+        changes = {"roster": [e for e in entries if e.site != "ash"]}
+    answer = refused(simulation, resigned(simulation, plan, **changes))
+    assert answer.number == number
+    assert not simulation.sites["ash"].ledger("ash").exists() or ledger(simulation).spends() == []
+
+
+def test_only_the_pinned_coordinator_is_obeyed(private):
+    simulation, plan = private
+    assert (
+        refused(simulation, resigned(simulation, plan, SigningKey.generate("coordinator"))).number == "E803"
+    )
+    assert refused(simulation, "no plan at all").number == "E802"
+
+
+def test_pause_and_withdrawal_are_heard(private):
+    simulation, plan = private
+    pause(simulation.sites["ash"], "tiny")
+    assert refused(simulation, plan).number == "E302"
+    withdraw(simulation.sites["birch"], "tiny")
+    assert refused(simulation, plan, "birch").number == "E303"
+
+
+def test_a_cohort_that_changed_after_intake_is_refused(private):
+    simulation, plan = private
+    for path in simulation.sites["ash"].cohort("tiny").glob("*.parquet"):
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
+    assert refused(simulation, plan).number == "E210"
+
+
+def test_a_study_over_the_cap_is_refused_before_its_first_round(tmp_path):
+    simulation = tiny_simulation(tmp_path, private_study(), budget={"epsilon": 1.0})
+    assert refused(simulation, opened_plan(simulation)).number == "E401"
+    assert not (simulation.sites["ash"].root / "outbox").is_dir() or not list(
+        simulation.sites["ash"].outbox("x").parent.glob("*/")
+    )
+
+
+def test_a_second_study_on_the_lineage_is_refused_when_the_cap_would_be_passed(tmp_path):
+    simulation = tiny_simulation(tmp_path, private_study(), budget={"epsilon": 3.0})
+    train(simulation.sites["ash"], opened_plan(simulation), exchange(simulation))
+    from consilium.simulation import prepare, run_intake
+
+    second = prepare(tmp_path, private_study(study="second"), tmp_path / "federation")
+    run_intake(second, lambda text: None)
+    assert refused(second, opened_plan(second)).number == "E401"
+
+
+def test_delta_must_be_below_one_over_the_declared_size(tmp_path):
+    simulation = tiny_simulation(tmp_path, private_study(privacy=PRIVACY | {"delta": 9.9e-3}))
+    site = simulation.sites["ash"]
+    site.config.write_text(site.config.read_text().replace("declared_size: 90", "declared_size: 110"))
+    plan = opened_plan(simulation)
+    entries = RoundPlan.model_validate(parse_signed(plan).document).roster
+    larger = [e.model_copy(update={"declared_size": 110}) if e.site == "ash" else e for e in entries]
+    assert refused(simulation, resigned(simulation, plan, roster=larger)).number == "E403"
+
+
+@pytest.mark.parametrize("compute", [{"devices": 2}, {"precision": "16-mixed"}])
+def test_hardware_that_would_break_the_mechanism_is_refused(tmp_path, compute):
+    simulation = tiny_simulation(tmp_path, private_study(), compute=compute)
+    assert refused(simulation, opened_plan(simulation)).number == "E412"
+
+
+def test_a_study_without_privacy_needs_the_hospitals_leave(tmp_path):
+    simulation = tiny_simulation(tmp_path, tiny_study())
+    site = simulation.sites["ash"]
+    site.config.write_text(site.config.read_text().replace("exact_updates: true", "exact_updates: false"))
+    assert refused(simulation, opened_plan(simulation)).number == "E304"
+
+
+def test_a_refusal_tells_the_coordinator_no_detail(private):
+    simulation, plan = private
+    answer = refused(simulation, resigned(simulation, plan, noise_multiplier=0.5))
+    assert "0.5" not in answer.sentence
+    assert "0.5" in simulation.sites["ash"].log.read_text()
+
+
+def test_both_sites_updates_close_the_round(private):
+    simulation, plan = private
+    answers = {s: train(home, plan, exchange(simulation)) for s, home in simulation.sites.items()}
+    record = close_round(simulation.coordinator, "tiny", "run", answers).record
+    assert record["status"] == "closed" and record["admitted"] == ["ash", "birch"]
+    envelope = UpdateEnvelope.model_validate(parse_signed(answers["ash"]).document)
+    assert record["epsilon"]["sites"]["ash"] == envelope.epsilon_study <= PRIVACY["epsilon"]
+
+
+def test_an_older_ledger_is_a_rollback(private):
+    simulation, plan = private
+    home = simulation.sites["ash"]
+    answers = {s: train(h, plan, exchange(simulation)) for s, h in simulation.sites.items()}
+    close_round(simulation.coordinator, "tiny", "run", answers)
+    shutil.rmtree(home.ledger("ash").parent)
+    assert refused(simulation, opened_plan(simulation, "next")).number == "E407"
+
+
+def test_a_later_intake_keeps_every_patient_on_their_side(private):
+    simulation, _ = private
+    home = simulation.sites["ash"]
+    before = read_frozen(home, simulation.protocol)
+    run_intake(home, "tiny", simulation.protocol)
+    assert read_frozen(home, simulation.protocol) == before
+    assert json.loads(home.approval("tiny").read_text()) == simulation.protocol.body()
+    assert load_site(home).site == "ash"
