@@ -6,8 +6,8 @@ import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
@@ -39,18 +39,21 @@ NOUNS: dict[str, tuple[str, str, str]] = {
 class LazyNouns(TyperGroup):
     """Loads a noun's module when the noun is called, so that light commands stay light."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         """All nouns in the order of the table."""
         return list(NOUNS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Import one noun."""
         if cmd_name not in NOUNS:
             return None
         module, attribute, summary = NOUNS[cmd_name]
         if ctx.resilient_parsing or sys.argv[1:2] in ([], ["--help"]):
-            return click.Command(cmd_name, short_help=summary, help=summary)
-        command = get_command(getattr(importlib.import_module(module), attribute))
+            found = typer.Typer()  # the list of nouns needs no module of theirs
+            found.command()(lambda: None)
+        else:
+            found = getattr(importlib.import_module(module), attribute)
+        command = get_command(found)
         command.name, command.short_help = cmd_name, summary
         return command
 

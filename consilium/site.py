@@ -267,15 +267,17 @@ def _privacy(home: SiteHome, config: SiteConfig, studies: list[str]) -> list[dic
             continue
         delta = protocol.privacy.delta
         spent = ledger.spends(study) if ledger else []
-        total = epsilon(everything, delta) if everything else 0.0
+        at_cap = min(delta, config.budget.delta)
+        capped = epsilon(everything, at_cap) if everything else 0.0
         rows.append(
             {
                 "study": study,
                 "delta": delta,
                 "epsilon_study": epsilon(spent, delta) if spent else 0.0,
-                "epsilon_lineage": total,
+                "epsilon_lineage": epsilon(everything, delta) if everything else 0.0,
                 "cap": config.budget.epsilon,
-                "left": max(0.0, config.budget.epsilon - total),
+                "cap_delta": at_cap,
+                "left": max(0.0, config.budget.epsilon - capped),
             }
         )
     return rows

@@ -60,7 +60,7 @@ def study_status(home: CoordinatorHome, study: str) -> dict[str, Any]:
             "refused": refusal,
             "silent": member.site in newest.get("silent", []),
             "epsilon_study": last.get("epsilon_study"),
-            "epsilon_left": epsilon_left(last),
+            "epsilon_left": last.get("epsilon_left"),
         }
     return {
         "study": study,
@@ -84,13 +84,6 @@ def closed_records(home: CoordinatorHome, protocol: StudyProtocol, head: Head) -
     folder = home.study(protocol.study) / "records"
     numbers = range(protocol.first_round, head.round + 1)
     return [load_record(home, protocol.study, str(n)) for n in numbers if (folder / f"{n}.json").exists()]
-
-
-def epsilon_left(update: dict[str, Any]) -> float | None:
-    """What a hospital's cap leaves for its lineage, by its newest update."""
-    if update.get("epsilon_cap") is None or update.get("epsilon_lineage") is None:
-        return None
-    return float(update["epsilon_cap"]) - float(update["epsilon_lineage"])
 
 
 @app.command()

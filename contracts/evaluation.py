@@ -40,7 +40,11 @@ class SubgroupResult(Contract):
 
 
 class Parity(Contract):
-    """Agreement of the exported model (onnxruntime) with the trained one on the same patients."""
+    """Agreement of the exported model (onnxruntime) with the trained one on the same patients.
+
+    Over a holdout it leaves a hospital as one bit (`contracts.evaluation.one_bit`): an exact count of
+    flipped decisions would tell whether a patient whom a crafted model singles out is there.
+    """
 
     max_abs_difference: Finite
     decisions_flipped: Count
@@ -67,3 +71,16 @@ class EvaluationReport(Contract):
     calibration: Annotated[list[CalibrationBin], Field(max_length=20)] = []
     subgroups: Annotated[list[SubgroupResult], Field(max_length=200)] = []
     parity: Parity | None = None
+    epsilon_study: Finite | None = None  # all that this site's ledger reserved for the study, at its delta
+    epsilon_lineage: Finite | None = None
+    ledger_head: Digest | None = None
+
+
+def one_bit(found: Parity) -> Parity:
+    """Reduce a parity to whether it holds: the tolerance and 0, or 1 and 1."""
+    holds = found.max_abs_difference <= found.tolerance and found.decisions_flipped == 0
+    return Parity(
+        max_abs_difference=found.tolerance if holds else 1.0,
+        decisions_flipped=0 if holds else 1,
+        tolerance=found.tolerance,
+    )

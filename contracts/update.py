@@ -30,6 +30,6 @@ class UpdateEnvelope(Contract):
     delta: Finite | None = None
     epsilon_study: Finite | None = None  # this study so far on this lineage, composed
     epsilon_lineage: Finite | None = None  # everything ever spent on this lineage, composed
-    epsilon_cap: Finite | None = None  # the site's own cap for the lineage
+    epsilon_left: Finite | None = None  # what the site's own cap leaves, at the site's own delta
     ledger_head: Digest | None = None  # after this update's reservation
     ledger_length: Count | None = None

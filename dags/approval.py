@@ -23,7 +23,7 @@ def approval_of(answer: dict[str, Any], candidate: str) -> Approval:
     return Approval(
         candidate=candidate,
         approved_by=given.get("name") or f"user {user.get('name') or user.get('id')}",
-        role=given.get("role") or "clinician",
+        role=f"{given.get('role') or 'clinician'} (Airflow user {user.get('name') or user.get('id')})",
         reason=given.get("reason") or "",
         time=when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )

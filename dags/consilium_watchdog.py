@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, task
 
-from dags.steps import at_coordinator, default_args, doorbell, ring, round_asset
+from dags.steps import at_coordinator, default_args, doorbell, finished_asset, ring, round_asset
 from dags.view import current_view
 
 if current_view().coordinator:
@@ -23,8 +23,9 @@ if current_view().coordinator:
             """Ring the doorbell of every idle study; the events say nothing but that somebody rang."""
             from tasks.rounds import idle_studies
 
-            idle = list(at_coordinator(lambda home, run: idle_studies(home)))
-            ring("watchdog", [round_asset(study) for study in idle])
-            return idle
+            idle = at_coordinator(lambda home, run: idle_studies(home))
+            bells = {"round": round_asset, "finished": finished_asset}
+            ring("watchdog", [bells[bell](study) for study, bell in idle.items()])
+            return sorted(idle)
 
         ring_idle()

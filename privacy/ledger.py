@@ -112,6 +112,19 @@ class Ledger:
             opening = _opening(study=reserved.opening.study, plan=plan, purpose=reserved.opening.purpose)
             return self._chain.append({"kind": "commit"}, opening).entry
 
+    def reserved(self, plan: str) -> bool:
+        """Say whether the plan was reserved, finished or not."""
+        with self._chain.locked():
+            return self._reservation(plan) is not None
+
+    def committed(self, plan: str) -> bool:
+        """Say whether the plan's update was once in the outbox."""
+        with self._chain.locked():
+            return any(
+                record.entry.kind == "commit" and record.opening and record.opening.plan == plan
+                for record in self._chain.records
+            )
+
     def spends(self, study: str | None = None) -> list[Spend]:
         """Return what was reserved, in order, on the whole lineage or for one study."""
         with self._chain.locked():

@@ -64,8 +64,13 @@ class Policy(_Section):
 
 
 class Budget(_Section):
-    """The cap on epsilon for the lineage over all studies and all time."""
+    """The cap on epsilon for the lineage over all studies and all time.
 
+    It holds at `delta`, or at a study's own delta where that is smaller: at a larger one the same epsilon
+    would promise less.
+    """
+
+    delta: Annotated[float, Field(gt=0, lt=1e-2)] = 1e-5
     epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
 
 

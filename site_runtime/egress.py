@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from contracts.canonical import canonical_json
 from contracts.datasheet import DataSheet
 from contracts.errors import ConsiliumError
-from contracts.evaluation import EvaluationReport
+from contracts.evaluation import EvaluationReport, one_bit
 from contracts.refusal import Refusal
 from contracts.signing import MAX_DOCUMENT_BYTES, SigningKey, first_problem, to_text
 from contracts.update import UpdateEnvelope
@@ -49,6 +49,8 @@ def check(config: SiteConfig, document: BaseModel) -> None:
             raise ConsiliumError("E304", "an update without noise, expected policy.exact_updates: true")
     elif isinstance(again, EvaluationReport):
         _check_cells(again, config.policy.minimum_cell)
+        if again.parity is not None and again.parity != one_bit(again.parity):
+            raise ConsiliumError("E304", "parity says more than whether it holds")
 
 
 def _same(field: str, value: object, expected: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from contracts.errors import ConsiliumError
@@ -88,8 +87,12 @@ def _write_config(home: SiteHome, config: SiteConfig) -> None:
         target = home.root / "holdout.csv"
         if config.holdout != target.resolve():
             try:
-                shutil.copyfile(config.holdout, target)
+                given = config.holdout.read_bytes()
             except OSError as error:
                 raise ConsiliumError("E103", f"field 'holdout': {error}") from error
+            if target.exists() and target.read_bytes() != given:
+                # Held-out patients would move into training, and trained ones be evaluated on.
+                raise ConsiliumError("E103", "field 'holdout': another list, expected the one of enrolment")
+            write_atomic(target, given)
         config = config.model_copy(update={"holdout": Path(target.name)})
     write_atomic(home.config, dump_site(config).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -9,10 +10,14 @@ import numpy as np
 import torch
 
 from contracts.errors import ConsiliumError
-from contracts.evaluation import EvaluationReport, Parity
+from contracts.evaluation import EvaluationReport, Parity, one_bit
 from contracts.plan import RoundPlan
-from contracts.study import StudyProtocol
+from contracts.signing import SigningKey
+from contracts.study import PatientPrivacy, StudyProtocol
+from durable.files import locked, write_atomic
 from models.registry import load_model
+from privacy.accountant import epsilon
+from privacy.ledger import Ledger
 from release.export import parity
 from release.session import predict
 from site_runtime.cohort import load_cohort
@@ -37,11 +42,13 @@ def make_report(
     by onnxruntime, beside its agreement with the trained one on the same patients.
 
     Raises:
-        ConsiliumError: E210, E211, the cohort; E509, E804, E805, the exchange; E604, nothing to evaluate.
+        ConsiliumError: E210, E211, the cohort; E509, E804, E805, the exchange; E604, nothing to evaluate;
+            E605, another model or another cohort was evaluated for this study before.
     """
     cohort = load_cohort(home, config, protocol, "holdout")
     if cohort.patients == 0 or plan.base_model is None:
         raise ConsiliumError("E604", f"{cohort.patients} holdout patients, model {plan.base_model}")
+    remember_evaluation(home, protocol, plan, cohort.digest)
     features, label = cohort.x[:, 0, :], cohort.y[:, 0]
     cell = max(protocol.cohort.minimum_cell, config.policy.minimum_cell)
     agreement: Parity | None = None
@@ -54,7 +61,7 @@ def make_report(
                 raise ConsiliumError("E604", "a verification plan names the exported model")
             exported = Path(folder) / "model.onnx"
             exchange.get(plan.artefact, exported)
-            agreement = parity(model, exported, features, protocol.decision_threshold)
+            agreement = one_bit(parity(model, exported, features, protocol.decision_threshold))
             probability, _ = predict(exported, features)
         else:
             with torch.no_grad():
@@ -68,6 +75,45 @@ def make_report(
         model=plan.artefact or plan.base_model,
         cohort=cohort.digest,
         parity=agreement,
+        **spent(home, config, protocol),
         **performance(probability, label.astype(np.int64), features, protocol, cell),
     )
     keep(home, plan_digest, report, None, {})
+
+
+def remember_evaluation(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan, cohort: str) -> None:
+    """Answer for one final model and one export per study version, on one frozen cohort.
+
+    Every metric is an exact function of the holdout: whoever could ask for model after model would learn of
+    single patients what suppression hides.
+
+    Raises:
+        ConsiliumError: E605.
+    """
+    path = home.state(protocol.study) / "evaluated.json"
+    with locked(path.with_suffix(".lock")):
+        known = json.loads(path.read_bytes()) if path.exists() else {}
+        first = known.setdefault(protocol.hash, {"model": plan.base_model, "cohort": cohort})
+        if plan.kind == "verification":
+            first.setdefault("artefact", plan.artefact)
+        asked = {"model": plan.base_model, "cohort": cohort, "artefact": plan.artefact}
+        if any(
+            first[name] != asked[name] for name in first if plan.kind == "verification" or name != "artefact"
+        ):
+            raise ConsiliumError("E605", f"asked for {asked}, answered for {first}")
+        write_atomic(path, json.dumps(known, sort_keys=True).encode())
+
+
+def spent(home: SiteHome, config: SiteConfig, protocol: StudyProtocol) -> dict[str, float | str]:
+    """What this site's ledger says of the study now, reservations without an update included."""
+    lineage = config.governance.lineage
+    if not isinstance(protocol.privacy, PatientPrivacy) or not home.ledger(lineage).exists():
+        return {}
+    ledger = Ledger(
+        home.ledger(lineage), config.site, lineage, SigningKey.load(config.site, home.signing_key)
+    )
+    return {
+        "epsilon_study": epsilon(ledger.spends(protocol.study), protocol.privacy.delta),
+        "epsilon_lineage": epsilon(ledger.spends(), protocol.privacy.delta),
+        "ledger_head": ledger.head,
+    }

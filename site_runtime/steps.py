@@ -20,12 +20,15 @@ from contracts.signing import open_signed, parse_signed
 from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
+from durable.files import write_atomic
 from site_runtime.config import SiteConfig, load_site
 from site_runtime.consent import check_consent, load_approved
 from site_runtime.egress import refuse, send
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
 from site_runtime.outbox import DOCUMENT, TENSORS, exclusively, finished, restore_state
+
+SHEET = "sheet.digest"  # of the newest data sheet that left, in the study's state
 
 
 class SiteRefused(Exception):
@@ -49,7 +52,9 @@ def intake(home: SiteHome, study: str) -> str:
         config = load_site(home)
         protocol = load_approved(home, study)
         check_consent(home, study, protocol.hash)
-        return send(home, config, run_intake(home, study, protocol))
+        text = send(home, config, run_intake(home, study, protocol))
+        write_atomic(home.state(study) / SHEET, parse_signed(text).digest.encode())
+        return text
 
 
 def train(home: SiteHome, plan: str, exchange: Exchange) -> str:
@@ -91,6 +96,8 @@ def _answer(
     work: Work,
 ) -> str:
     """Do the work of a plan once, and send its result as often as asked."""
+    from site_runtime.training import settle
+
     study, claimed_digest, _ = _claimed(text)
     with _refusing(home, study, stage, claimed_digest):
         config = load_site(home)
@@ -101,11 +108,13 @@ def _answer(
         check_consent(home, plan.study, plan.protocol_hash)
         with exclusively(home, plan_digest):
             if finished(home, plan_digest) is None:
-                check_plan(config, protocol, plan)
+                check_plan(home, config, protocol, plan)
                 work(home, config, protocol, plan, plan_digest, exchange)
             restore_state(home, protocol.study, plan_digest)
             folder = home.outbox(plan_digest)
+        check_consent(home, plan.study, plan.protocol_hash)  # it may have been withdrawn meanwhile
         if (folder / TENSORS).exists():
+            settle(home, config, plan_digest)
             exchange.put(folder / TENSORS, plan_digest)
         document = document_type.model_validate_json((folder / DOCUMENT).read_bytes())
         return send(home, config, document)
@@ -135,18 +144,22 @@ def open_plan(home: SiteHome, text: str) -> tuple[RoundPlan, str]:
     return plan, digest(parse_signed(text).document)
 
 
-def check_plan(config: SiteConfig, protocol: StudyProtocol, plan: RoundPlan) -> None:
+def check_plan(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan: RoundPlan) -> None:
     """Check that a plan fits the approved protocol, this site and this code.
 
     Raises:
         ConsiliumError: E301, another protocol; E306, not on the roster; E305, the code is not accepted;
-            E304, an exact update would leave a hospital whose policy forbids it.
+            E511, the plan was made for an earlier cohort than the one here; E304, an exact update would leave
+            a hospital whose policy forbids it.
     """
     if plan.protocol_hash != protocol.hash or plan.rounds != protocol.rounds:
         raise ConsiliumError("E301", f"plan for protocol {plan.protocol_hash}, approved {protocol.hash}")
     entry = plan.entry(config.site)
     if entry is None or entry.declared_size != config.governance.declared_size:
         raise ConsiliumError("E306", f"site {config.site!r} with its declared size is not on the roster")
+    sheet = home.state(plan.study) / SHEET
+    if not sheet.exists() or sheet.read_text() != entry.data_sheet:
+        raise ConsiliumError("E511", f"the plan names data sheet {entry.data_sheet}, not the newest one here")
     if CODE_VERSION not in plan.code_versions:
         raise ConsiliumError("E305", f"code {CODE_VERSION}, the plan accepts {plan.code_versions}")
     if plan.round > protocol.rounds:

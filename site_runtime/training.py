@@ -16,6 +16,7 @@ from contracts.signing import SigningKey
 from contracts.study import PatientPrivacy, StudyProtocol
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
+from durable.files import write_atomic
 from privacy.accountant import Spend, epsilon
 from privacy.calibration import StudyNoise, calibrate, check_delta
 from privacy.ledger import Ledger
@@ -24,7 +25,7 @@ from site_runtime.cohort import CohortArrays, load_cohort
 from site_runtime.config import SiteConfig
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
-from site_runtime.outbox import keep, kept_state, tensor_bytes
+from site_runtime.outbox import DOCUMENT, TENSORS, keep, kept_state, tensor_bytes
 from strategies.interface import SiteUpdate, Tensors
 from strategies.normalisation import site_statistics
 from strategies.registry import strategy_of
@@ -36,6 +37,7 @@ class Account:
 
     epsilon_study: float
     epsilon_lineage: float
+    epsilon_left: float
     ledger_head: str
     ledger_length: int
 
@@ -54,13 +56,17 @@ def make_update(
         ConsiliumError: E205, E210, E211, the cohort; E4xx, the privacy it would cost; E804, E805, E509, the
             exchange.
     """
+    earlier = earlier_answer(home, protocol, plan)
+    if earlier is not None:
+        answer_again(home, plan, plan_digest, earlier)
+        return
+    base = base_model(plan, exchange)
+    ledger, account = reserve(home, config, protocol, plan, plan_digest)
     cohort = load_cohort(home, config, protocol, "training")
     if cohort.patients < protocol.cohort.minimum_patients:
         raise ConsiliumError(
             "E205", f"{cohort.patients} patients, at least {protocol.cohort.minimum_patients}"
         )
-    base = base_model(plan, exchange)
-    ledger, account = reserve(home, config, protocol, plan, plan_digest)
     update = compute(home, config, protocol, plan, plan_digest, cohort, base)
     tensors = tensor_bytes(update.sent)
     envelope = UpdateEnvelope(
@@ -82,13 +88,58 @@ def make_update(
         delta=protocol.privacy.delta if isinstance(protocol.privacy, PatientPrivacy) else None,
         epsilon_study=account.epsilon_study if account else None,
         epsilon_lineage=account.epsilon_lineage if account else None,
-        epsilon_cap=config.budget.epsilon if account else None,
+        epsilon_left=account.epsilon_left if account else None,
         ledger_head=account.ledger_head if account else None,
         ledger_length=account.ledger_length if account else None,
     )
     keep(home, plan_digest, envelope, tensors, update.kept)
     if ledger is not None:
         ledger.commit(plan_digest)
+    write_atomic(_answered(home, protocol, plan), plan_digest.encode())
+
+
+def settle(home: SiteHome, config: SiteConfig, plan_digest: str) -> None:
+    """Note in the ledger that a plan's update is in the outbox, if a crash came before that was done."""
+    lineage = config.governance.lineage
+    if home.ledger(lineage).exists():
+        ledger = Ledger(
+            home.ledger(lineage), config.site, lineage, SigningKey.load(config.site, home.signing_key)
+        )
+        if ledger.reserved(plan_digest):
+            ledger.commit(plan_digest)
+
+
+def earlier_answer(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> UpdateEnvelope | None:
+    """The update that answered an earlier plan of the same exchange, when a round was planned anew.
+
+    Only if everything that its bytes depend on is the same: the protocol, the exchange, the base model, the
+    noise, and the cohort (by its data sheet).
+    """
+    path = _answered(home, protocol, plan)
+    folder = home.outbox(path.read_text()) if path.exists() else None
+    if folder is None or not (folder / DOCUMENT).exists() or not (folder / TENSORS).exists():
+        return None
+    earlier = UpdateEnvelope.model_validate_json((folder / DOCUMENT).read_bytes())
+    entry = plan.entry(earlier.site)
+    same = (
+        earlier.protocol_hash == plan.protocol_hash
+        and earlier.base_model == plan.base_model
+        and earlier.noise_multiplier == plan.noise_multiplier
+        and entry is not None
+        and earlier.data_sheet == entry.data_sheet
+    )
+    return earlier if same else None
+
+
+def answer_again(home: SiteHome, plan: RoundPlan, plan_digest: str, earlier: UpdateEnvelope) -> None:
+    """Put the same bytes under the new plan into the outbox: post-processing, which spends nothing."""
+    tensors = (home.outbox(earlier.plan) / TENSORS).read_bytes()
+    keep(home, plan_digest, earlier.model_copy(update={"plan": plan_digest}), tensors, {})
+
+
+def _answered(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> Path:
+    """Where the plan that first answered an exchange of a study is noted."""
+    return home.state(protocol.study) / "answered" / f"{protocol.hash[:16]}-{plan.kind}-{plan.round}"
 
 
 def base_model(plan: RoundPlan, exchange: Exchange) -> Tensors:
@@ -165,18 +216,30 @@ def reserve(
     entry = plan.entry(config.site)
     if entry is not None and entry.ledger_head is not None:
         ledger.check_head(entry.ledger_head)
+    if ledger.committed(plan_digest):
+        # Its update was finished once and is gone: computing it again could release a second one.
+        raise ConsiliumError("E411", f"plan {plan_digest} was answered, and its update is no longer here")
+    spend, still = spend_of(protocol, plan), remaining(protocol, plan, noise)
+    if not ledger.reserved(plan_digest):
+        promised = epsilon([*ledger.spends(protocol.study), spend, *still], privacy.delta)
+        if promised > privacy.epsilon:
+            raise ConsiliumError(
+                "E401", f"the study would come to epsilon {promised:.4f}, approved was {privacy.epsilon:g}"
+            )
+    delta = min(privacy.delta, config.budget.delta)
     ledger.reserve(
         study=protocol.study,
         plan=plan_digest,
         purpose=plan.kind,
-        spend=spend_of(protocol, plan),
+        spend=spend,
         epsilon_cap=config.budget.epsilon,
-        delta=privacy.delta,
-        projected=remaining(protocol, plan, noise),
+        delta=delta,
+        projected=still,
     )
     return ledger, Account(
         epsilon_study=epsilon(ledger.spends(protocol.study), privacy.delta),
         epsilon_lineage=epsilon(ledger.spends(), privacy.delta),
+        epsilon_left=config.budget.epsilon - epsilon(ledger.spends(), delta),
         ledger_head=ledger.head,
         ledger_length=ledger.length,
     )

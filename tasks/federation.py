@@ -13,6 +13,10 @@ from contracts.signing import SigningKey, first_problem
 from durable.files import locked, write_atomic, write_json
 from tasks.home import CoordinatorHome
 
+# Queues and task ids of the coordinator, and the name of what is pooled.
+RESERVED = {"default", "coordinator", "pooled", "collect", "judge", "export", "approve", "publish"}
+RESERVED |= {"open_round", "close_round", "open_evaluation", "reject", "simulate", "hospitals"}
+
 
 class Member(Contract):
     """An enrolled site as the coordinator knows it."""
@@ -71,6 +75,8 @@ def enrol(home: CoordinatorHome, card: dict[str, object]) -> Member:
         member = Member.model_validate(card)
     except ValidationError as error:
         raise ConsiliumError("E107", first_problem(error)) from error
+    if member.site in RESERVED:
+        raise ConsiliumError("E107", f"site {member.site!r}: this name is taken by a part of Consilium")
     with locked(home.root / ".federation.lock"):
         federation = load_federation(home)
         known = {m.site: m for m in federation.members}

@@ -105,10 +105,12 @@ def register_study(home: CoordinatorHome, protocol: StudyProtocol) -> Head:
                     "E101",
                     f"study {protocol.study!r} has another protocol here; name the new one anew",
                 )
-            return head
-        write_json(folder / "protocol.json", protocol.body())
+            if (folder / "protocol.json").exists():
+                return head
         head = Head(
             study=protocol.study, protocol_hash=protocol.hash, round=protocol.first_round, updated=now()
         )
         write_json(folder / "head.json", head.model_dump(mode="json"))
+        # Last: a study is known by its protocol, and then its head is there.
+        write_json(folder / "protocol.json", protocol.body())
     return head

@@ -13,9 +13,10 @@ from contracts.evaluation import EvaluationReport
 from contracts.plan import RoundPlan
 from contracts.release import Approval, GateResult, SitePrivacy
 from contracts.signing import open_signed
-from contracts.study import StudyProtocol
+from contracts.study import PatientPrivacy, StudyProtocol
 from contracts.version import CODE_VERSION
 from durable.files import read_json
+from privacy.accountant import Spend, epsilon
 from release.directory import seal, write_candidate
 from release.export import export_onnx, parity, require_parity
 from release.facts import ReleaseFacts
@@ -28,7 +29,7 @@ from tasks.federation import coordinator_key, load_federation
 from tasks.head import Head, advance, load_head, load_protocol, now
 from tasks.home import CoordinatorHome
 from tasks.roster import eligible_sites, make_plan, study_noise
-from tasks.rounds import OpenedRound, roster_of, waiting
+from tasks.rounds import OpenedRound, roster_of, spend_of, waiting
 from tasks.store import (
     get_model,
     load_plan,
@@ -138,7 +139,7 @@ def judge(home: CoordinatorHome, study: str, run_id: str, results: dict[str, str
         raise ConsiliumError("E706", f"study {study} has no evaluation")
     plan, answers = _collect(home, protocol, head.evaluation, results)
     reports = _stored_reports(home, study, head.evaluation)
-    spent = {p.site: p.epsilon_study for p in site_privacy(home, protocol)}
+    spent = {p.site: p.epsilon_study for p in site_privacy(home, protocol, reports)}
     gates = judge_gates(protocol, reports, spent)
     record = {
         "study": study,
@@ -178,7 +179,7 @@ def export(home: CoordinatorHome, study: str, run_id: str, present: set[str]) ->
     model = get_model(home, protocol, head.model)
     target = _folder(home, study) / "model.onnx"
     target.parent.mkdir(parents=True, exist_ok=True)
-    privacy = site_privacy(home, protocol)
+    privacy = site_privacy(home, protocol, _stored_reports(home, study, head.evaluation))
     epsilons = [p.epsilon_study for p in privacy if p.epsilon_study is not None]
     facts = {
         "study": study,
@@ -231,7 +232,7 @@ def collect_verification(
         evaluation=evaluation,
         metrics=metrics_tree(evaluation),
         gates=[GateResult.model_validate(gate) for gate in record["gates"]],
-        site_privacy=site_privacy(home, protocol),
+        site_privacy=site_privacy(home, protocol, evaluation),
         verification=verification,
         training_noise=noise.training if noise else None,
         statistics_noise=noise.statistics if noise else None,
@@ -251,6 +252,8 @@ def publish(home: CoordinatorHome, study: str, run_id: str, approval: Approval) 
     head, protocol = load_head(home, study), load_protocol(home, study)
     if head.candidate is None:
         raise ConsiliumError("E704", f"study {study} has no candidate")
+    if head.status not in ("finished", "released"):
+        raise ConsiliumError("E704", f"study {study} is {head.status}: {head.reason}")
     if approval.candidate != head.candidate:
         raise ConsiliumError("E705", f"approved {approval.candidate}, the candidate is {head.candidate}")
     key = coordinator_key(home)
@@ -271,7 +274,8 @@ def publish(home: CoordinatorHome, study: str, run_id: str, approval: Approval) 
 def reject(home: CoordinatorHome, study: str, candidate: str) -> None:
     """End the study without a release, because the person who was asked said no to this candidate."""
     head = load_head(home, study)
-    if head.status == "finished" and head.candidate == candidate:
+    sealed = published_release(home, study, candidate)
+    if head.status == "finished" and head.candidate == candidate and sealed is None:
         reason = str(ConsiliumError("E704", f"candidate {candidate} was rejected in Airflow"))
         advance(home, head, status="rejected", plan=None, reason=reason)
 
@@ -291,23 +295,52 @@ def version_of(home: CoordinatorHome, protocol: StudyProtocol) -> str:
     return next_version(published, protocol_hash=protocol.hash, sites=sites)
 
 
-def site_privacy(home: CoordinatorHome, protocol: StudyProtocol) -> list[SitePrivacy]:
-    """What every contributing hospital has spent, by the ledger it showed with its newest update."""
+def site_privacy(
+    home: CoordinatorHome, protocol: StudyProtocol, reports: list[EvaluationReport] | None = None
+) -> list[SitePrivacy]:
+    """What every hospital has spent that was ever on a roster of the study, never less than is known.
+
+    A reservation counts whether or not its update arrived. So it is the ledger that speaks, as each hospital
+    showed it after training, with its evaluation; where a hospital has shown none, every plan that named it
+    is counted.
+    """
+    federation = load_federation(home)
+    named: dict[str, list[Spend]] = {}
     newest: dict[str, dict[str, Any]] = {}
     for number in range(protocol.first_round, protocol.rounds + 1):
-        for line in load_record(home, protocol.study, str(number))["updates"]:
+        record = load_record(home, protocol.study, str(number))
+        for attempt in (*record.get("attempts", []), record):
+            for site in attempt["expected"]:
+                if attempt["noise_multiplier"] is not None:
+                    spend = spend_of(protocol, attempt["kind"], attempt["noise_multiplier"])
+                    named.setdefault(site, []).append(spend)
+                else:
+                    named.setdefault(site, [])
+        for line in record["updates"]:
             newest[line["site"]] = line
-    federation = load_federation(home)
-    return [
-        SitePrivacy(
-            site=site,
-            declared_size=federation.member(site).declared_size,
-            epsilon_study=line.get("epsilon_study"),
-            epsilon_lineage=line.get("epsilon_lineage"),
-            ledger_head=line.get("ledger_head"),
+    for report in reports or []:
+        if report.epsilon_study is not None:
+            before = newest.get(report.site, {}).get("epsilon_study", 0.0)
+            if report.epsilon_study >= before - 1e-6:
+                newest[report.site] = report.model_dump()
+    shown = {r.site for r in reports or [] if r.epsilon_study is not None}
+    found = []
+    for site, spends in sorted(named.items()):
+        line = newest.get(site, {})
+        study, lineage = line.get("epsilon_study"), line.get("epsilon_lineage")
+        if isinstance(protocol.privacy, PatientPrivacy) and site not in shown:
+            most = epsilon(spends, protocol.privacy.delta)
+            study, lineage = max(study or 0.0, most), max(lineage or 0.0, most)
+        found.append(
+            SitePrivacy(
+                site=site,
+                declared_size=federation.member(site).declared_size,
+                epsilon_study=study,
+                epsilon_lineage=lineage,
+                ledger_head=line.get("ledger_head"),
+            )
         )
-        for site, line in sorted(newest.items())
-    ]
+    return found
 
 
 def _folder(home: CoordinatorHome, study: str) -> Path:

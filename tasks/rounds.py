@@ -15,6 +15,7 @@ from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
 from contracts.study import PatientPrivacy, StudyProtocol
 from contracts.update import UpdateEnvelope
+from contracts.version import CODE_VERSION
 from privacy.accountant import Spend, epsilon
 from tasks.admission import check_envelope, check_tensors
 from tasks.aggregate import Base, aggregate, expectation, weight_of
@@ -69,8 +70,9 @@ def open_round(home: CoordinatorHome, study: str, run_id: str, present: set[str]
     attempt = 1
     if head.plan is not None:
         plan = load_plan(home, study, head.plan)
-        reachable = {entry.site for entry in plan.roster} & set(eligible)
-        if len(reachable) >= protocol.min_sites or head.refusals == 0:
+        reachable = ({entry.site for entry in plan.roster} & set(eligible)) - refused_before(home, head)
+        current = CODE_VERSION in plan.code_versions
+        if (current and len(reachable) >= protocol.min_sites) or head.refusals == 0:
             advance(home, head, runs=runs, status="running")
             roster = sorted(reachable) if len(reachable) >= protocol.min_sites else roster_of(plan)
             return OpenedRound(plan_text(home, study, head.plan), roster, f"round {head.round} resumed")
@@ -87,6 +89,13 @@ def open_round(home: CoordinatorHome, study: str, run_id: str, present: set[str]
     save_record(home, study, str(head.round), opening_record(home, head, plan, digest, absent))
     advance(home, head, runs=runs, status="running", plan=digest, reason=None)
     return OpenedRound(plan_text(home, study, digest), roster_of(plan), f"round {head.round} opened")
+
+
+def refused_before(home: CoordinatorHome, head: Head) -> set[str]:
+    """Sites that refused the open plan when its round was last closed: they would refuse it again."""
+    if head.refusals == 0:
+        return set()
+    return set(load_record(home, head.study, str(head.round)).get("refused", {}))
 
 
 def roster_of(plan: RoundPlan) -> list[str]:
@@ -149,6 +158,8 @@ def close_round(
             says who delivered, who refused and why, and who was silent.
     """
     head = load_head(home, study)
+    if head.status == "finished" and head.runs.get(run_id) == head.round and head.evaluation is None:
+        return ClosedRound(next="finished", record={})  # this run closed the last round: the bell may be lost
     if head.plan is None or head.runs.get(run_id) != head.round or head.status != "running":
         return ClosedRound(next=None, record={})
     protocol = load_protocol(home, study)
@@ -181,12 +192,14 @@ def close_round(
     updates = list(answers.documents.values())
     base = Base(plan.base_model, head.optimiser)
     result = aggregate(home, protocol, plan.kind, base, updates, weights, plan.noise_multiplier)
+    record.pop("reason", None)  # of an attempt that missed the quorum
+    note_ledger_heads(home, {e.site: e.ledger_head for e in updates if e.ledger_head})
     record |= {
         "status": "closed",
         "model": result.model,
         "optimiser": result.optimiser,
         "updates": [update_line(e, answers.digests[e.site], weights[e.site]) for e in updates],
-        "epsilon": accounted(home, protocol, record["round"], updates, plan),
+        "epsilon": epsilon_of(protocol, updates),
         "seconds": seconds_since(plan.created),
     }
     finished = head.round >= protocol.rounds
@@ -204,7 +217,6 @@ def close_round(
         # Bound to a round that no longer is the head's: a cleared run of the last round finds nothing to do.
         runs={**head.runs, run_id: head.round},
     )
-    note_ledger_heads(home, {e.site: e.ledger_head for e in updates if e.ledger_head})
     return ClosedRound(next="finished" if finished else "round", record=record)
 
 
@@ -217,11 +229,13 @@ def admit(
 ) -> None:
     """Check every delivered update and move those that fail to the refused, with their number."""
     exchange = DirectoryExchange(home.exchange)
+    account = Account(home, protocol, plan)
     for site, envelope in list(answers.documents.items()):
         entry = plan.entry(site)
         assert entry is not None
         try:
             check_envelope(envelope, plan, plan_digest, site)
+            account.check(envelope)
             check_tensors(exchange, envelope, expectation(home, protocol, plan, entry.declared_size))
         except ConsiliumError as error:
             answers.refuse(site, error)
@@ -231,48 +245,60 @@ def update_line(envelope: UpdateEnvelope, digest: str, weight: float) -> dict[st
     """What a round's record says of one admitted update."""
     line = envelope.model_dump(mode="json", exclude_none=True)
     names = ("site", "tensors", "data_sheet", "cohort", "policy", "code_version", "ledger_head")
-    private = ("ledger_length", "epsilon_study", "epsilon_lineage", "epsilon_cap")
+    private = ("ledger_length", "epsilon_study", "epsilon_lineage", "epsilon_left")
     shown = {name: line[name] for name in (*names, *private) if name in line}
     return {**shown, "envelope": digest, "weight": weight}
 
 
-def accounted(
-    home: CoordinatorHome,
-    protocol: StudyProtocol,
-    round_number: int,
-    updates: list[UpdateEnvelope],
-    plan: RoundPlan,
-) -> dict[str, Any] | None:
-    """Epsilon per site as its ledger states it, composed again here from the plans it answered.
+class Account:
+    """The coordinator's own account of a study: what the plans that a site answered must have cost it."""
 
-    Raises:
-        ConsiliumError: E408, a site states less than the plans that it answered must have cost.
-    """
+    def __init__(self, home: CoordinatorHome, protocol: StudyProtocol, plan: RoundPlan) -> None:
+        self.privacy = protocol.privacy if isinstance(protocol.privacy, PatientPrivacy) else None
+        self.spends: dict[str, list[Spend]] = {}
+        self._composed: dict[tuple[Spend, ...], float] = {}
+        if self.privacy is None:
+            return
+        assert plan.noise_multiplier is not None
+        for number in range(protocol.first_round, plan.round):
+            record = load_record(home, protocol.study, str(number))
+            for line in record["updates"]:
+                spend = spend_of(protocol, record["kind"], record["noise_multiplier"])
+                self.spends.setdefault(line["site"], []).append(spend)
+        self.own = spend_of(protocol, plan.kind, plan.noise_multiplier)
+
+    def check(self, envelope: UpdateEnvelope) -> None:
+        """Check that a site states the plan's mechanism and no less epsilon than its updates must have cost.
+
+        Raises:
+            ConsiliumError: E408.
+        """
+        if self.privacy is None:
+            return
+        stated = (envelope.sample_rate, envelope.noise_multiplier, envelope.planned_steps, envelope.delta)
+        expected = (self.own.sample_rate, self.own.noise_multiplier, self.own.steps, self.privacy.delta)
+        if stated != expected:
+            raise ConsiliumError("E408", f"(rate, sigma, steps, delta) {stated}, expected {expected}")
+        own = (*self.spends.get(envelope.site, []), self.own)
+        if own not in self._composed:
+            self._composed[own] = epsilon(list(own), self.privacy.delta)
+        least = self._composed[own]
+        lineage = envelope.epsilon_lineage
+        if envelope.epsilon_study is None or lineage is None or lineage < envelope.epsilon_study - 1e-6:
+            raise ConsiliumError("E408", f"study {envelope.epsilon_study}, lineage {lineage}")
+        if envelope.epsilon_study < least - 1e-6:
+            raise ConsiliumError("E408", f"states {envelope.epsilon_study}, its updates cost {least:.4f}")
+
+
+def epsilon_of(protocol: StudyProtocol, updates: list[UpdateEnvelope]) -> dict[str, Any] | None:
+    """Epsilon of the study per site, as its own ledger states it and as was checked, and the maximum."""
     if not isinstance(protocol.privacy, PatientPrivacy):
         return None
-    delta = protocol.privacy.delta
-    spends: dict[str, list[Spend]] = {envelope.site: [] for envelope in updates}
-    for number in range(protocol.first_round, round_number):
-        record = load_record(home, protocol.study, str(number))
-        for line in record["updates"]:
-            if line["site"] in spends:
-                spends[line["site"]].append(spend_of(protocol, record["kind"], record["noise_multiplier"]))
-    assert plan.noise_multiplier is not None
-    per_site, composed = {}, {}
-    for envelope in updates:
-        own = tuple([*spends[envelope.site], spend_of(protocol, plan.kind, plan.noise_multiplier)])
-        if own not in composed:
-            composed[own] = epsilon(list(own), delta)
-        stated = envelope.epsilon_study
-        if stated is None or stated < composed[own] - 1e-6:
-            raise ConsiliumError(
-                "E408", f"{envelope.site} states {stated}, its plans cost {composed[own]:.4f}"
-            )
-        per_site[envelope.site] = stated
+    sites = {e.site: e.epsilon_study for e in updates if e.epsilon_study is not None}
     return {
-        "delta": delta,
-        "sites": per_site,
-        "maximum": max(per_site.values()),
+        "delta": protocol.privacy.delta,
+        "sites": sites,
+        "maximum": max(sites.values()),
         "planned": protocol.privacy.epsilon,
     }
 
@@ -293,24 +319,29 @@ def seconds_since(timestamp: str) -> float:
     return time.time() - datetime.strptime(timestamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
 
 
-def idle_studies(home: CoordinatorHome) -> list[str]:
-    """Studies that should be moving and are not: the watchdog rings for these.
+def idle_studies(home: CoordinatorHome) -> dict[str, Literal["round", "finished"]]:
+    """Studies that should be moving and are not, and which of their bells the watchdog rings.
 
-    A study with a cron cadence waits for its cron. One short of sites is rung only once enough are there.
+    A study with a cron cadence waits for its cron. One short of sites is rung only once enough are there. A
+    study whose files are damaged keeps no other from being rung.
     """
-    idle = []
+    idle: dict[str, Literal["round", "finished"]] = {}
     present = present_sites(home)
     for study in registered_studies(home):
-        head, protocol = load_head(home, study), load_protocol(home, study)
-        if head.status != "running" or protocol.cadence == "cron":
+        try:
+            head, protocol = load_head(home, study), load_protocol(home, study)
+            eligible, _ = eligible_sites(home, protocol, present)
+        except ConsiliumError:
             continue
         waited = seconds_since(head.updated)
-        limit = IDLE_SECONDS
-        if head.plan is not None and head.refusals == 0:
-            limit += protocol.deadline_seconds
-        eligible, _ = eligible_sites(home, protocol, present)
-        if waited > limit and len(eligible) >= protocol.min_sites:
-            idle.append(study)
+        if len(eligible) < protocol.min_sites:
+            continue
+        if head.status == "running" and protocol.cadence != "cron":
+            open_since = head.plan is not None and head.refusals == 0
+            if waited > IDLE_SECONDS + (protocol.deadline_seconds if open_since else 0):
+                idle[study] = "round"
+        elif head.status == "finished" and head.evaluation is None and waited > IDLE_SECONDS:
+            idle[study] = "finished"
     return idle
 
 

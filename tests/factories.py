@@ -235,13 +235,15 @@ def private_study(**changes: Any) -> StudyProtocol:
     return tiny_study(**({"privacy": PRIVACY} | changes))
 
 
-def tiny_simulation(root: Path, protocol: StudyProtocol, **changes: Any) -> Simulation:
+def tiny_simulation(
+    root: Path, protocol: StudyProtocol, rows: list[dict[str, Any]] | None = None, **changes: Any
+) -> Simulation:
     """Two real sites and a real coordinator below `root`, after intake; changes are to both `site.yaml`."""
     from consilium.simulation import prepare, run_intake
 
     for site in ("ash", "birch"):
         governance = {**SITE["governance"], "lineage": site}
-        write_site(root / "federation" / site, **({"site": site, "governance": governance} | changes))
+        write_site(root / "federation" / site, rows, **({"site": site, "governance": governance} | changes))
     simulation = prepare(root, protocol, root / "federation")
     record = run_intake(simulation, lambda text: None)
     assert record["admitted"] == ["ash", "birch"], record

@@ -55,7 +55,7 @@ def one_of_each() -> list[BaseModel]:
             delta=1e-5,
             epsilon_study=1.0,
             epsilon_lineage=1.5,
-            epsilon_cap=10.0,
+            epsilon_left=10.0,
             ledger_head=ZERO,
             ledger_length=2,
         ),

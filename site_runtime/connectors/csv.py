@@ -175,8 +175,15 @@ def read(options: Options, protocol: StudyProtocol) -> pd.DataFrame:
     """Read the file (see `site_runtime.connectors` for the columns that are returned).
 
     Raises:
-        ConsiliumError: E201, E202, E203, naming file, line, column, value and what was expected.
+        ConsiliumError: E103, no patient column for a keyed split; E201, E202, E203, naming file, line,
+            column, value and what was expected.
     """
+    if options.patient is None and protocol.holdout.method == "keyed":
+        raise ConsiliumError(
+            "E103",
+            "field 'source.patient' is not set: line numbers change when a file is exported again, and with "
+            "them who is held out; expected the column that identifies a patient",
+        )
     table = _Table(options)
     columns: dict[str, object] = {
         "patient": (

@@ -100,7 +100,7 @@ def test_show_lists_what_left(tmp_path):
 
 def test_show_knows_what_was_spent_and_what_is_left(tmp_path):
     from contracts.signing import SigningKey
-    from privacy.accountant import Spend
+    from privacy.accountant import Spend, epsilon
     from privacy.ledger import Ledger
     from tests.factories import ZERO
 
@@ -114,7 +114,9 @@ def test_show_knows_what_was_spent_and_what_is_left(tmp_path):
     ledger.reserve(study="tiny", plan=ZERO, purpose="training", spend=spend, epsilon_cap=5.0, delta=1e-4)
     (row,) = answer("site", "show", "--home", str(home.root))[1]["privacy"]
     assert 0 < row["epsilon_study"] == row["epsilon_lineage"] < 3
-    assert row["left"] == pytest.approx(5.0 - row["epsilon_lineage"])
+    assert row["cap_delta"] == 1e-5  # the cap holds at the hospital's own, smaller delta
+    assert row["left"] == pytest.approx(5.0 - epsilon([spend], 1e-5))
+    assert row["epsilon_lineage"] == pytest.approx(epsilon([spend], row["delta"]))
 
 
 def test_show_asks_which_hospital_when_there_are_several(tmp_path, monkeypatch):

@@ -156,7 +156,10 @@ def test_without_a_patient_column_the_line_is_the_patient(tmp_path):
     write_csv(tmp_path / "data.csv", tiny_rows(4))
     fields = site_fields(source={"connector": "csv", "path": "data.csv"})
     (tmp_path / "site.yaml").write_text(yaml.safe_dump(fields))
-    frame = read(load_site_file(tmp_path / "site.yaml").source, tiny_study())
+    source = load_site_file(tmp_path / "site.yaml").source
+    with pytest.raises(ConsiliumError, match=r"E103.*'source\.patient'"):
+        read(source, tiny_study())  # a keyed split needs an identity that a new export keeps
+    frame = read(source, tiny_study(holdout={"method": "list"}))
     assert list(frame["patient"]) == [str(line) for line in range(2, 2 + len(frame))]
 
 

@@ -80,13 +80,36 @@ def test_asked_twice_it_sends_the_same_update_and_spends_once(private):
     assert ledger(simulation).spends() == spent and len(spent) == 1
 
 
-def test_two_plans_draw_different_noise(private):
+def test_a_round_planned_anew_gets_the_same_bytes_and_spends_nothing(private):
     simulation, plan = private
-    other = resigned(simulation, plan, created="2000-01-01T00:00:00Z")
-    sent = [
-        parse_signed(train(simulation.sites["ash"], p, exchange(simulation))).document for p in (plan, other)
-    ]
-    assert sent[0]["tensors"] != sent[1]["tensors"] and len(ledger(simulation).spends()) == 2
+    anew = resigned(simulation, plan, attempt=2, created="2000-01-01T00:00:00Z")
+    answers = [train(simulation.sites["ash"], p, exchange(simulation)) for p in (plan, anew)]
+    first, second = (parse_signed(answer).document for answer in answers)
+    assert first["plan"] != second["plan"] and first["tensors"] == second["tensors"]
+    assert len(ledger(simulation).spends()) == 1
+
+
+def test_the_epsilon_that_was_approved_is_never_passed(private):
+    """Plans that cannot be answered with an earlier update are refused once the promise would break."""
+    simulation, plan = private
+    train(simulation.sites["ash"], plan, exchange(simulation))
+    shutil.rmtree(simulation.sites["ash"].state("tiny") / "answered")
+    assert refused(simulation, resigned(simulation, plan, attempt=2)).number == "E401"
+
+
+def test_an_update_that_was_finished_and_lost_is_not_made_again(private):
+    simulation, plan = private
+    train(simulation.sites["ash"], plan, exchange(simulation))
+    shutil.rmtree(simulation.sites["ash"].root / "outbox")
+    assert refused(simulation, plan).number == "E411"
+
+
+def test_a_plan_for_an_earlier_cohort_is_refused(tmp_path):
+    simulation = tiny_simulation(tmp_path, private_study())
+    plan = opened_plan(simulation)
+    write_csv(tmp_path / "federation" / "ash" / "data.csv", tiny_rows(130))
+    intake(simulation.sites["ash"], "tiny")
+    assert refused(simulation, plan).number == "E511"
 
 
 def test_with_privacy_an_envelope_says_nothing_of_the_data(tmp_path):
@@ -94,9 +117,7 @@ def test_with_privacy_an_envelope_says_nothing_of_the_data(tmp_path):
     said = []
     for patients in (119, 120, 121):
         root = tmp_path / str(patients)
-        simulation = tiny_simulation(root, private_study())
-        write_csv(root / "federation" / "ash" / "data.csv", tiny_rows(patients))
-        intake(simulation.sites["ash"], "tiny")
+        simulation = tiny_simulation(root, private_study(), rows=tiny_rows(patients))
         text = train(simulation.sites["ash"], opened_plan(simulation), exchange(simulation))
         fields = parse_signed(text).document
         digests = ("plan", "cohort", "tensors", "data_sheet", "ledger_head", "protocol_hash", "policy")
@@ -160,7 +181,7 @@ def test_a_study_over_the_cap_is_refused_before_its_first_round(tmp_path):
 
 
 def test_a_second_study_on_the_lineage_is_refused_when_the_cap_would_be_passed(tmp_path):
-    simulation = tiny_simulation(tmp_path, private_study(), budget={"epsilon": 3.0})
+    simulation = tiny_simulation(tmp_path, private_study(), budget={"epsilon": 3.0, "delta": 1e-3})
     train(simulation.sites["ash"], opened_plan(simulation), exchange(simulation))
     from consilium.simulation import prepare, run_intake
 

@@ -235,7 +235,9 @@ def test_a_cleared_run_of_a_closed_round_does_nothing(federation, tmp_path):
     for run_id in ("run-0", "run-1", "run-2", "rung-again"):
         opened = open_round(federation.home, "tiny", run_id, set(federation.keys))
         assert opened.plan is None and opened.reason
-        assert close_round(federation.home, "tiny", run_id, {}).next is None
+        # The run of the last round rings for the release again: its bell may have been lost.
+        bell = "finished" if run_id == "run-2" else None
+        assert close_round(federation.home, "tiny", run_id, {}).next == bell
     assert everything(federation) == before
 
 
