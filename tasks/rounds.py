@@ -21,7 +21,6 @@ from tasks.admission import check_envelope, check_tensors
 from tasks.aggregate import Base, aggregate, expectation, weight_of
 from tasks.answers import Answers, gather
 from tasks.exchange import DirectoryExchange
-from tasks.federation import load_federation
 from tasks.head import Head, advance, load_head, load_protocol, now, registered_studies
 from tasks.home import CoordinatorHome
 from tasks.presence import present_sites
@@ -343,8 +342,3 @@ def idle_studies(home: CoordinatorHome) -> dict[str, Literal["round", "finished"
         elif head.status == "finished" and head.evaluation is None and waited > IDLE_SECONDS:
             idle[study] = "finished"
     return idle
-
-
-def enrolled(home: CoordinatorHome) -> list[str]:
-    """Names of the sites that DAG files lay out as groups."""
-    return load_federation(home).sites
