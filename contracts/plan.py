@@ -22,12 +22,14 @@ class RoundPlan(Contract):
     """One plan = one reservation = one noise stream = at most one update (design section 5).
 
     `kind` says what the roster does: `statistics` (round 0, one Gaussian release of clipped sums),
-    `training`, `evaluation` (of `base_model` on the holdout) or `verification` (of the exported model).
+    `training`, `histogram` (after the last round: one Gaussian release of the training patients' risks, from
+    which the decision threshold is read), `evaluation` (of `base_model` on the holdout) or `verification` (of
+    the exported model).
     """
 
     study: StudyName
     protocol_hash: Digest
-    kind: Literal["statistics", "training", "evaluation", "verification"]
+    kind: Literal["statistics", "training", "histogram", "evaluation", "verification"]
     round: Annotated[int, Field(ge=0)]
     attempt: Annotated[int, Field(ge=1)] = 1  # above 1 when a round had to be planned anew
     rounds: Annotated[int, Field(ge=1)]  # planned for the whole study
@@ -37,6 +39,7 @@ class RoundPlan(Contract):
     code_versions: Annotated[list[Version], Field(min_length=1, max_length=16)]
     noise_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # of this exchange
     expected_epsilon: Finite | None = None  # of the whole planned study, at the protocol's delta
+    decision_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None  # locked; evaluation, verification
     deadline_seconds: Annotated[int, Field(ge=1)]
     created: Timestamp
 

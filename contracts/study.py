@@ -104,11 +104,20 @@ class Holdout(Contract):
 
 
 class Model(Contract):
-    """An entry of the model registry and its size."""
+    """An entry of the model registry and its size.
+
+    Every model reads one vector of features per record. `lstm` reads it as `time_steps` blocks of equal
+    length, oldest first; `cnn` as an image [channels x] height x width, row by row.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,31}$")]
     hidden: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(max_length=8)] = []
     missing_indicators: bool = False
+    time_steps: Annotated[int, Field(ge=2, le=1000)] | None = None
+    image: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=2, max_length=3)] | None = (
+        None
+    )
+    norm: Literal["group", "batch", "none"] = "group"  # between the layers of a cnn
 
 
 class Strategy(Contract):
@@ -131,6 +140,23 @@ class Training(Contract):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     normalisation: Literal["federated", "declared"] = "federated"
+    sampling: Literal["poisson", "shuffled"] = "poisson"  # shuffled: only without differential privacy
+    normaliser: Literal["declared", "cohort"] = "declared"  # of the summed gradient; cohort: only without
+    class_weights: Literal["none", "balanced"] = "none"  # balanced: by the label counts of round 0
+
+
+class Quantile(Contract):
+    """Adaptive clipping: Andrew et al. 2021 (arXiv:1905.03871), algorithm 1, with clipping norm C.
+
+    Each step also releases a noised count of those whose norm is at most C, and C follows
+    C <- C exp(-learning_rate (share within C - target)), never above the protocol's clip norm. `share` of the
+    precision 1 / noise_multiplier^2 of a step pays for the count, so that both together cost what one
+    Gaussian of noise_multiplier costs.
+    """
+
+    target: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    learning_rate: Positive = 0.2
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
 class NoPrivacy(Contract):
@@ -139,17 +165,71 @@ class NoPrivacy(Contract):
     mode: Literal["none"]
 
 
+Adjacency = Literal["add-or-remove-one", "replace-one"]
+
+
 class PatientPrivacy(Contract):
-    """Patient-level DP-SGD over the whole planned study (add or remove one patient)."""
+    """Patient-level DP-SGD over the whole planned study.
+
+    Neighbouring cohorts differ by adding or removing one patient; by replacing one, where the protocol
+    declares that cohort sizes are public (`public_n`). `max_grad_norm` is the clip norm; with per-layer
+    clipping each of k layers gets max_grad_norm / sqrt(k), with adaptive clipping it is where the norm starts
+    and what it never exceeds.
+    """
 
     mode: Literal["patient"]
     epsilon: Annotated[float, Field(gt=0, le=20)]
     delta: Annotated[float, Field(gt=0, lt=1e-2)]
     max_grad_norm: Positive
-    statistics_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of epsilon, for normalisation
+    statistics_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of epsilon, for round 0
+    threshold_fraction: Annotated[float, Field(gt=0, lt=1)] = (
+        0.05  # of epsilon, for a threshold from training
+    )
+    clipping: Literal["flat", "per-layer", "adaptive"] = "flat"
+    quantile: Quantile = Quantile()  # of adaptive clipping
+    public_n: bool = False
+
+    @property
+    def adjacency(self) -> Adjacency:
+        """Which cohorts are neighbours."""
+        return "replace-one" if self.public_n else "add-or-remove-one"
 
 
-Privacy = Annotated[NoPrivacy | PatientPrivacy, Field(discriminator="mode")]
+class HospitalPrivacy(Contract):
+    """Hospital-level privacy at a trusted coordinator: DP-FedAvg (McMahan et al. 2018, arXiv:1710.06963).
+
+    The unit is a whole hospital: its update is clipped to `max_update_norm` and the weighted sum is noised
+    before anybody but the coordinator sees it. Every hospital takes part in every round: the roster is there
+    for all to see, so no amplification by sampling may be claimed.
+    """
+
+    mode: Literal["site"]
+    epsilon: Annotated[float, Field(gt=0, le=50)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    max_update_norm: Positive
+    clipping: Literal["flat", "adaptive"] = "flat"
+    quantile: Quantile = Quantile()
+
+
+Privacy = Annotated[NoPrivacy | PatientPrivacy | HospitalPrivacy, Field(discriminator="mode")]
+
+
+class ThresholdRule(Contract):
+    """A decision threshold read off a ledgered histogram of the training patients' risks (design section 5).
+
+    It is locked before any holdout is read: the largest threshold with at least `sensitivity`, or the
+    smallest with at most `alert_rate` alerts per patient.
+    """
+
+    sensitivity: Annotated[float, Field(gt=0, lt=1)] | None = None
+    alert_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> ThresholdRule:
+        if (self.sensitivity is None) == (self.alert_rate is None):
+            raise ValueError("a threshold rule needs exactly one of sensitivity and alert_rate")
+        return self
+
 
 Metric = Literal[
     "auroc", "accuracy", "brier", "calibration_slope", "calibration_intercept", "subgroup_gap", "epsilon"
@@ -211,6 +291,7 @@ class StudyProtocol(Contract):
     cohort: Cohort
     features: Annotated[list[Feature], Field(min_length=1, max_length=2000)]
     label: Label
+    auxiliary_labels: Annotated[list[Label], Field(max_length=16)] = []  # further heads, for training alone
     subgroups: Annotated[list[Subgroup], Field(max_length=16)] = []
     quality: Quality = Quality()
     holdout: Holdout = Holdout()
@@ -224,7 +305,7 @@ class StudyProtocol(Contract):
     cadence: Literal["continuous", "cron"] = "continuous"
     cron: Text | None = None
     intake_cron: Text | None = None
-    decision_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    decision_threshold: Annotated[float, Field(gt=0, lt=1)] | ThresholdRule = 0.5
     gates: Annotated[list[Gate], Field(max_length=64)] = []
     amends: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
@@ -234,8 +315,12 @@ class StudyProtocol(Contract):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"features are named twice: {', '.join(twice)}")
-        if self.label.name in names:
-            raise ValueError(f"label {self.label.name!r} is also a feature")
+        labels = [label.name for label in (self.label, *self.auxiliary_labels)]
+        for label in labels:
+            if label in names:
+                raise ValueError(f"label {label!r} is also a feature")
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"labels are named twice: {', '.join(labels)}")
         for group in self.subgroups:
             feature = next((f for f in self.features if f.name == group.feature), None)
             if feature is None:

@@ -51,6 +51,18 @@ def planned_spends(protocol: StudyProtocol, noise: StudyNoise) -> list[Spend]:
     return statistics + [Spend(training.sample_rate, noise.training, training.steps)] * protocol.rounds
 
 
+def spend_of(protocol: StudyProtocol, kind: str, noise_multiplier: float) -> Spend:
+    """Return the triple that one exchange costs every site that answers it.
+
+    Args:
+        kind: of the plan; `training` is the steps at the protocol's rate, others one release at rate 1.
+        noise_multiplier: of the plan.
+    """
+    if kind == "training":
+        return Spend(protocol.training.sample_rate, noise_multiplier, protocol.training.steps)
+    return Spend(1.0, noise_multiplier, 1)
+
+
 def check_delta(protocol: StudyProtocol, declared_size: int) -> None:
     """Refuse a delta that would allow the loss of a whole patient.
 

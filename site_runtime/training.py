@@ -18,7 +18,7 @@ from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
 from durable.files import write_atomic
 from privacy.accountant import Spend, epsilon
-from privacy.calibration import StudyNoise, calibrate, check_delta
+from privacy.calibration import StudyNoise, calibrate, check_delta, spend_of
 from privacy.ledger import Ledger
 from privacy.stream import derive_stream
 from site_runtime.cohort import CohortArrays, load_cohort
@@ -69,6 +69,7 @@ def make_update(
         )
     update = compute(home, config, protocol, plan, plan_digest, cohort, base)
     tensors = tensor_bytes(update.sent)
+    spend = spend_of(protocol, plan.kind, plan.noise_multiplier) if plan.noise_multiplier else None
     envelope = UpdateEnvelope(
         study=protocol.study,
         protocol_hash=protocol.hash,
@@ -78,12 +79,12 @@ def make_update(
         base_model=plan.base_model,
         tensors=sha256(tensors),
         tensor_bytes=len(tensors),
-        planned_steps=spend_of(protocol, plan).steps if plan.noise_multiplier else protocol.training.steps,
+        planned_steps=spend.steps if spend else protocol.training.steps,
         data_sheet=_own_sheet(plan, config),
         cohort=cohort.digest,
         policy=config.policy_digest,
         code_version=CODE_VERSION,
-        sample_rate=spend_of(protocol, plan).sample_rate if plan.noise_multiplier else None,
+        sample_rate=spend.sample_rate if spend else None,
         noise_multiplier=plan.noise_multiplier,
         delta=protocol.privacy.delta if isinstance(protocol.privacy, PatientPrivacy) else None,
         epsilon_study=account.epsilon_study if account else None,
@@ -219,7 +220,8 @@ def reserve(
     if ledger.committed(plan_digest):
         # Its update was finished once and is gone: computing it again could release a second one.
         raise ConsiliumError("E411", f"plan {plan_digest} was answered, and its update is no longer here")
-    spend, still = spend_of(protocol, plan), remaining(protocol, plan, noise)
+    spend = spend_of(protocol, plan.kind, plan.noise_multiplier)
+    still = remaining(protocol, plan, noise)
     if not ledger.reserved(plan_digest):
         promised = epsilon([*ledger.spends(protocol.study), spend, *still], privacy.delta)
         if promised > privacy.epsilon:
@@ -259,14 +261,6 @@ def check_compute(config: SiteConfig) -> None:
         raise ConsiliumError("E412", f"compute.devices {compute.devices}, expected 1")
     if compute.precision == "16-mixed":
         raise ConsiliumError("E412", "compute.precision '16-mixed', expected 32-true, 64-true or bf16-mixed")
-
-
-def spend_of(protocol: StudyProtocol, plan: RoundPlan) -> Spend:
-    """The triple that answering a plan costs."""
-    assert plan.noise_multiplier is not None
-    if plan.kind == "statistics":
-        return Spend(sample_rate=1.0, noise_multiplier=plan.noise_multiplier, steps=1)
-    return Spend(protocol.training.sample_rate, plan.noise_multiplier, protocol.training.steps)
 
 
 def remaining(protocol: StudyProtocol, plan: RoundPlan, noise: StudyNoise) -> list[Spend]:

@@ -17,6 +17,7 @@ from contracts.study import PatientPrivacy, StudyProtocol
 from contracts.version import CODE_VERSION
 from durable.files import read_json
 from privacy.accountant import Spend, epsilon
+from privacy.calibration import spend_of
 from release.directory import seal, write_candidate
 from release.export import export_onnx, parity, require_parity
 from release.facts import ReleaseFacts
@@ -29,7 +30,7 @@ from tasks.federation import coordinator_key, load_federation
 from tasks.head import Head, advance, load_head, load_protocol, now
 from tasks.home import CoordinatorHome
 from tasks.roster import eligible_sites, make_plan, study_noise
-from tasks.rounds import OpenedRound, roster_of, spend_of, waiting
+from tasks.rounds import OpenedRound, roster_of, waiting
 from tasks.store import (
     get_model,
     load_plan,

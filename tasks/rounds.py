@@ -17,6 +17,7 @@ from contracts.study import PatientPrivacy, StudyProtocol
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
 from privacy.accountant import Spend, epsilon
+from privacy.calibration import spend_of
 from tasks.admission import check_envelope, check_tensors
 from tasks.aggregate import Base, aggregate, expectation, weight_of
 from tasks.answers import Answers, gather
@@ -300,17 +301,6 @@ def epsilon_of(protocol: StudyProtocol, updates: list[UpdateEnvelope]) -> dict[s
         "maximum": max(sites.values()),
         "planned": protocol.privacy.epsilon,
     }
-
-
-def spend_of(protocol: StudyProtocol, kind: str, noise_multiplier: float) -> Spend:
-    """The triple that one exchange costs every site that answers it."""
-    if kind == "statistics":
-        return Spend(sample_rate=1.0, noise_multiplier=noise_multiplier, steps=1)
-    return Spend(
-        sample_rate=protocol.training.sample_rate,
-        noise_multiplier=noise_multiplier,
-        steps=protocol.training.steps,
-    )
 
 
 def seconds_since(timestamp: str) -> float:
