@@ -175,7 +175,7 @@ def test_series_and_pictures_of_the_wrong_features_are_refused():
 def test_a_map_of_one_value_is_not_normalised():
     features = [{"name": f"p{i}", "kind": "numeric", "unit": "1", "range": [0, 1]} for i in range(4)]
     for norm in ("group", "batch"):
-        model = {"name": "cnn", "image": [2, 2], "hidden": [4, 4], "norm": norm}
+        model = {"name": "cnn", "image": [2, 2], "hidden": [4, 1], "norm": norm}
         with pytest.raises(ConsiliumError, match=r"E101.*norm"):
             build_model(tiny_study(features=features, subgroups=[], model=model))
 
@@ -238,10 +238,13 @@ def test_missing_indicators_are_channels_of_the_picture():
 
 
 @pytest.mark.parametrize("channels", range(1, 20))
-def test_groups_divide_the_channels(channels):
+def test_groups_divide_the_channels_and_none_is_a_single_one(channels):
     study = zoo(model={"name": "cnn", "image": [8, 8], "hidden": [channels, channels]})["cnn"]
     layers = [m for m in build_model(study).modules() if isinstance(m, nn.GroupNorm)]
-    assert len(layers) == 2 and all(channels % m.num_groups == 0 and m.num_groups <= 4 for m in layers)
+    assert len(layers) == 2
+    for layer in layers:
+        assert channels % layer.num_groups == 0 and layer.num_groups <= 4
+        assert channels == 1 or channels // layer.num_groups > 1
 
 
 def batchnorm_study():
