@@ -40,6 +40,9 @@ class TabularPreprocessing(nn.Module):
         self.register_buffer("high", high, persistent=False)
         self.register_buffer("center", (low + high) / 2)
         self.register_buffer("scale", (high - low) / 4)
+        if protocol.training.class_weights == "balanced":
+            # Share of positive records: weighs the loss, plays no part in `forward`, travels with the rest.
+            self.register_buffer("prevalence", torch.tensor([0.5]))
         one_hot = sum(len(levels) for levels in self.levels)
         indicators = len(features) if self.missing_indicators else 0
         self.width = len(numeric) + one_hot + indicators
