@@ -68,7 +68,7 @@ def simulate(
         folder = find_federation(protocol.study, federation)
         root = fresh_folder(out, protocol.study)
         started = time.monotonic()
-        steps = len(site_files(folder)) + protocol.rounds + (1 - protocol.first_round) + 3
+        steps = len(site_files(folder)) + protocol.last_round + (1 - protocol.first_round) + 3
         with progress_bar() as bar:
             bar.disable = json
             task = bar.add_task(protocol.study, total=steps)

@@ -335,6 +335,10 @@ class StudyProtocol(Contract):
                 raise ValueError(f"gate names unknown subgroup {gate.subgroup!r}")
         if (self.cadence == "cron") != (self.cron is not None):
             raise ValueError("cadence: cron and cron: '...' go together")
+        if self.training.class_weights == "balanced" and self.training.normalisation != "federated":
+            raise ValueError("class_weights: balanced needs normalisation: federated, to count labels")
+        if self.threshold_rule is not None and self.privacy.mode == "site":
+            raise ValueError("a threshold from training has no noise of its own under privacy mode site")
         return self
 
     def body(self) -> dict[str, Any]:
@@ -352,9 +356,42 @@ class StudyProtocol(Contract):
         return 0 if self.training.normalisation == "federated" else 1
 
     @property
+    def threshold_rule(self) -> ThresholdRule | None:
+        """How the decision threshold is read off training; None when the protocol fixes it."""
+        return self.decision_threshold if isinstance(self.decision_threshold, ThresholdRule) else None
+
+    @property
+    def last_round(self) -> int:
+        """The last exchange before the release: after training, a histogram if a rule asks for one."""
+        return self.rounds if self.threshold_rule is None else self.rounds + 1
+
+    def round_title(self, number: int) -> str:
+        """Name an exchange for people."""
+        return "decision threshold" if number > self.rounds else f"round {number} of {self.rounds}"
+
+    @property
     def feature_names(self) -> list[str]:
         """Names of the features in the order of the model's input."""
         return [f.name for f in self.features]
+
+
+def threshold_of(protocol: StudyProtocol, locked: float | None) -> float:
+    """Return the decision threshold of a study: the protocol's own number, or the one locked after training.
+
+    Args:
+        locked: of the head or of a plan; None where nothing was locked.
+
+    Raises:
+        ConsiliumError: E426, a rule and nothing locked, or a number locked beside the protocol's own.
+    """
+    declared = protocol.decision_threshold
+    if isinstance(declared, ThresholdRule):
+        if locked is None:
+            raise ConsiliumError("E426", "decision_threshold is a rule, and no threshold was locked")
+        return locked
+    if locked is not None and locked != declared:
+        raise ConsiliumError("E426", f"decision_threshold {locked:g}, expected {declared:g}")
+    return declared
 
 
 def parse_study(value: Any, source: str = "study") -> StudyProtocol:

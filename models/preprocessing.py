@@ -49,6 +49,9 @@ class TabularPreprocessing(nn.Module):
         if self.missing_indicators:
             self.sources += range(len(features))
         self.width = len(self.sources)
+        if protocol.training.class_weights == "balanced":
+            # Share of positive records: weighs the loss, plays no part in `forward`, travels with the rest.
+            self.register_buffer("prevalence", torch.tensor([0.5]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map raw features [..., features] to network inputs [..., width]."""

@@ -29,6 +29,7 @@ from site_runtime.outbox import DOCUMENT, TENSORS, keep, kept_state, tensor_byte
 from strategies.interface import SiteUpdate, Tensors
 from strategies.normalisation import site_statistics
 from strategies.registry import strategy_of
+from strategies.threshold import site_histogram
 
 
 @dataclass(frozen=True)
@@ -175,8 +176,13 @@ def compute(
     )
     if plan.kind == "statistics":
         return site_statistics(
-            protocol, cohort.x, cohort.mask, plan.noise_multiplier, stream(purpose="statistics")
+            protocol, cohort.x, cohort.mask, cohort.y, plan.noise_multiplier, stream(purpose="statistics")
         )
+    if plan.kind == "histogram":
+        from site_runtime.risks import latest_risks  # torch
+
+        risk, label = latest_risks(protocol, base, cohort)
+        return site_histogram(risk, label, plan.noise_multiplier, stream(purpose="histogram"))
     from site_runtime.trainer import SiteTrainer  # torch, Lightning, Opacus
 
     train = SiteTrainer(
@@ -208,7 +214,7 @@ def reserve(
     check_delta(protocol, config.governance.declared_size)
     check_compute(config)
     noise = calibrate(protocol)
-    needed = noise.statistics if plan.kind == "statistics" else noise.training
+    needed = noise.of(plan.kind)
     if needed is None or plan.noise_multiplier is None or plan.noise_multiplier < needed:
         raise ConsiliumError("E410", f"noise_multiplier {plan.noise_multiplier}, expected at least {needed}")
     lineage = config.governance.lineage
@@ -265,11 +271,14 @@ def check_compute(config: SiteConfig) -> None:
 
 def remaining(protocol: StudyProtocol, plan: RoundPlan, noise: StudyNoise) -> list[Spend]:
     """What the study still plans after this exchange: a study that cannot be finished is not begun."""
+    if plan.kind == "histogram":
+        return []
+    last = [] if noise.histogram is None else [Spend(1.0, noise.histogram, 1)]
     rounds = protocol.rounds - plan.round
     if rounds == 0:
-        return []
+        return last
     settings = protocol.training
-    return [Spend(settings.sample_rate, noise.training, settings.steps * rounds)]
+    return [Spend(settings.sample_rate, noise.training, settings.steps * rounds), *last]
 
 
 def _own_sheet(plan: RoundPlan, config: SiteConfig) -> str:

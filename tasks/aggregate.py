@@ -11,6 +11,7 @@ from contracts.update import UpdateEnvelope
 from strategies.interface import Admitted, Global
 from strategies.normalisation import normalised_start, statistics_norm_bound, statistics_shapes
 from strategies.registry import strategy_of
+from strategies.threshold import histogram_norm_bound, histogram_shapes
 from tasks.admission import Expectation, training_norm_bound
 from tasks.exchange import DirectoryExchange
 from tasks.home import CoordinatorHome
@@ -35,6 +36,8 @@ def expectation(
             shapes=statistics_shapes(protocol),
             max_norm=statistics_norm_bound(protocol, declared_size, plan.noise_multiplier),
         )
+    if plan.kind == "histogram":
+        return Expectation(histogram_shapes(), histogram_norm_bound(declared_size, plan.noise_multiplier))
     assert plan.base_model is not None
     model = TensorFile(DirectoryExchange(home.exchange).path_of(plan.base_model)).shapes
     shapes = strategy_of(protocol).expected(protocol, model)

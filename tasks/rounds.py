@@ -27,6 +27,7 @@ from tasks.home import CoordinatorHome
 from tasks.presence import present_sites
 from tasks.roster import eligible_sites, make_plan, note_ledger_heads
 from tasks.store import load_plan, load_record, plan_text, put_tensors, save_answer, save_plan, save_record
+from tasks.threshold import decide_threshold
 
 IDLE_SECONDS = 20.0  # without activity before the watchdog rings
 
@@ -83,7 +84,9 @@ def open_round(home: CoordinatorHome, study: str, run_id: str, present: set[str]
         raise ConsiliumError("E506", reason)
     if head.model is None and head.round == 1:
         head = advance(home, head, model=initial_model(home, protocol))
-    kind: Literal["statistics", "training"] = "statistics" if head.round == 0 else "training"
+    kind: Literal["statistics", "training", "histogram"] = "statistics" if head.round == 0 else "training"
+    if head.round > protocol.rounds:
+        kind = "histogram"
     plan = make_plan(home, protocol, head, kind, eligible, attempt=attempt)
     digest = save_plan(home, plan)
     save_record(home, study, str(head.round), opening_record(home, head, plan, digest, absent))
@@ -155,7 +158,8 @@ def close_round(
 
     Raises:
         ConsiliumError: E506, fewer than `min_sites` updates were admitted: the round is refused, its record
-            says who delivered, who refused and why, and who was silent.
+            says who delivered, who refused and why, and who was silent; E427, the training histogram cannot
+            decide the threshold: the study ends without a release.
     """
     head = load_head(home, study)
     if head.status == "finished" and head.runs.get(run_id) == head.round and head.evaluation is None:
@@ -191,7 +195,11 @@ def close_round(
     }
     updates = list(answers.documents.values())
     base = Base(plan.base_model, head.optimiser)
-    result = aggregate(home, protocol, plan.kind, base, updates, weights, plan.noise_multiplier)
+    decided = None
+    if plan.kind == "histogram":
+        decided, result = decide_threshold(home, protocol, updates, plan.noise_multiplier), base
+    else:
+        result = aggregate(home, protocol, plan.kind, base, updates, weights, plan.noise_multiplier)
     record.pop("reason", None)  # of an attempt that missed the quorum
     note_ledger_heads(home, {e.site: e.ledger_head for e in updates if e.ledger_head})
     record |= {
@@ -202,21 +210,26 @@ def close_round(
         "epsilon": epsilon_of(protocol, updates),
         "seconds": seconds_since(plan.created),
     }
-    finished = head.round >= protocol.rounds
+    record |= decided.record(protocol) if decided else {}
+    undecided = decided.refusal if decided else None
+    finished = head.round >= protocol.last_round
     save_record(home, study, str(head.round), record)
     advance(
         home,
         head,
         round=head.round if finished else head.round + 1,
-        status="finished" if finished else "running",
+        status="rejected" if undecided else "finished" if finished else "running",
         plan=None,
         refusals=0,
-        reason=None,
+        reason=str(undecided)[:500] if undecided else None,
+        threshold=decided.threshold.value if decided and decided.threshold else None,
         model=result.model,
         optimiser=result.optimiser,
         # Bound to a round that no longer is the head's: a cleared run of the last round finds nothing to do.
         runs={**head.runs, run_id: head.round},
     )
+    if undecided:
+        raise undecided
     return ClosedRound(next="finished" if finished else "round", record=record)
 
 
