@@ -402,10 +402,32 @@ def parse_study(value: Any, source: str = "study") -> StudyProtocol:
     """
     if not isinstance(value, dict):
         raise ConsiliumError("E101", f"{source}: expected a mapping, got {type(value).__name__}")
+    seed = find_seed(value)
+    if seed is not None and value.get("privacy") != {"mode": "none"}:
+        raise ConsiliumError(
+            "E405", f"{source}: field {seed!r}, expected none: nothing private may be seeded"
+        )
     try:
         return StudyProtocol.model_validate(value)
     except ValidationError as error:
         raise ConsiliumError("E101", f"{source}: {first_problem(error)}") from error
+
+
+def find_seed(value: Any, path: str = "") -> str | None:
+    """Where a configuration names a seed (`seed`, `random_seed`, `..._seed`, at any depth); None if nowhere."""
+    parts: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        parts = [(str(key), inner) for key, inner in value.items()]
+    elif isinstance(value, list):
+        parts = [(str(number), inner) for number, inner in enumerate(value)]
+    for key, inner in parts:
+        here = f"{path}.{key}" if path else key
+        if key == "seed" or key.endswith("_seed"):
+            return here
+        found = find_seed(inner, here)
+        if found is not None:
+            return found
+    return None
 
 
 def load_study(path: Path) -> StudyProtocol:

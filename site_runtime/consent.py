@@ -22,6 +22,7 @@ from contracts.study import NoPrivacy, StudyProtocol, parse_study
 from durable.files import locked, write_atomic
 from site_runtime.config import SiteConfig, load_site
 from site_runtime.home import SiteHome
+from site_runtime.preflight import check_promise
 
 State = Literal["approved", "paused", "withdrawn"]
 
@@ -94,11 +95,12 @@ def _decide(home: SiteHome, study: str, state: State, protocol_hash: str, by: st
 
 
 def check_policy(config: SiteConfig, protocol: StudyProtocol) -> None:
-    """Refuse a study that asks for more than the hospital's policy lets out.
+    """Refuse a study that asks for more than the hospital's policy lets out, or promises what cannot be kept.
 
     Raises:
-        ConsiliumError: E304.
+        ConsiliumError: E304; E4xx of `site_runtime.preflight.check_promise`.
     """
+    check_promise(config, protocol)
     if isinstance(protocol.privacy, NoPrivacy) and not config.policy.exact_updates:
         raise ConsiliumError(
             "E304",

@@ -44,6 +44,11 @@ class Source(BaseModel):
 
     connector: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,31}$")]
 
+    @property
+    def tells_patients_apart(self) -> bool:
+        """Whether the records of one patient are known to be one patient's: differential privacy needs it."""
+        return True
+
 
 class Connector(Protocol):
     """What a connector module offers."""

@@ -53,8 +53,8 @@ class Times(BaseModel):
 class Options(Source):
     """Options of the `csv` connector.
 
-    Without `patient` the line number is the patient (line 1 is the first line of the file). Without
-    `record` a patient has one record, and a second row of the same patient is a duplicate.
+    Without `patient` the line number is the patient (line 1 is the first line of the file), and a study with
+    differential privacy needs `one_row_per_patient: true`: the hospital's word that it is so. Without `record` a patient has one record, and a second row of the same patient is a duplicate.
     """
 
     connector: Literal["csv"]
@@ -65,12 +65,18 @@ class Options(Source):
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     missing: list[str] = [""]
     patient: str | None = None
+    one_row_per_patient: bool = False
     record: str | None = None
     rename: dict[FeatureName, str] = {}  # feature: column
     codes: dict[FeatureName, dict[str, Finite]] = {}  # feature: {text: number}
     label: LabelRule | None = None  # without: a column with the label's name, holding 0 and 1
     auxiliary: dict[FeatureName, LabelRule] = {}  # the same for auxiliary labels
     times: Times | None = None
+
+    @property
+    def tells_patients_apart(self) -> bool:
+        """Whether the records of one patient are known to be one patient's."""
+        return self.patient is not None or self.one_row_per_patient
 
 
 class _Table:
