@@ -50,6 +50,12 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E413": ("patients-unbounded", "The source does not say which records belong to one patient."),
     "E414": ("sampler-not-poisson", "The study samples patients in a way that its privacy does not cover."),
     "E415": ("normaliser-from-data", "The study would divide by a number that was counted from the data."),
+    "E423": ("federation-budget-invalid", "The file with the federation's privacy budget cannot be used."),
+    "E424": (
+        "noise-key-missing",
+        "The coordinator's noise key is gone, so private rounds cannot be repeated.",
+    ),
+    "E425": ("hospital-delta-too-large", "The study's delta is not below one over the number of hospitals."),
     "E501": ("update-malformed", "The update's tensors do not have the expected names, shapes or types."),
     "E502": ("update-not-finite", "The update holds a value that is not a finite number."),
     "E503": ("update-wrong-base", "The update was not trained from this round's model."),

@@ -333,9 +333,25 @@ class StudyProtocol(Contract):
         for gate in self.gates:
             if gate.subgroup is not None and gate.subgroup not in known:
                 raise ValueError(f"gate names unknown subgroup {gate.subgroup!r}")
+        if isinstance(self.privacy, HospitalPrivacy):
+            self._only_noised_sums()
         if (self.cadence == "cron") != (self.cron is not None):
             raise ValueError("cadence: cron and cron: '...' go together")
         return self
+
+    def _only_noised_sums(self) -> None:
+        """With hospital-level privacy only the noised sums of updates may come from a hospital's data."""
+        reason = "with privacy.mode site, which covers model updates alone"
+        if self.training.normalisation != "declared":
+            raise ValueError(
+                f"training.normalisation {self.training.normalisation!r}, expected 'declared' {reason}"
+            )
+        if self.training.class_weights != "none":
+            raise ValueError(
+                f"training.class_weights {self.training.class_weights!r}, expected 'none' {reason}"
+            )
+        if isinstance(self.decision_threshold, ThresholdRule):
+            raise ValueError(f"decision_threshold is a rule, expected a number {reason}")
 
     def body(self) -> dict[str, Any]:
         """The fields the author wrote, plus the schema version: what is hashed and signed."""

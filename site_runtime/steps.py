@@ -164,8 +164,9 @@ def check_plan(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan
         raise ConsiliumError("E305", f"code {CODE_VERSION}, the plan accepts {plan.code_versions}")
     if plan.round > protocol.rounds:
         raise ConsiliumError("E504", f"round {plan.round} of {protocol.rounds}")
-    if protocol.privacy.mode == "none" and not config.policy.exact_updates:
-        raise ConsiliumError("E304", "policy.exact_updates is false and the study has no privacy")
+    if protocol.privacy.mode != "patient" and not config.policy.exact_updates:
+        why = "has no privacy" if protocol.privacy.mode == "none" else "leaves the noise to the coordinator"
+        raise ConsiliumError("E304", f"policy.exact_updates is false and the study {why}")
 
 
 @contextlib.contextmanager

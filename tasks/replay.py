@@ -61,6 +61,6 @@ def replay(home: CoordinatorHome, study: str) -> Iterator[Replayed]:
             check_tensors(exchange, envelope, expectation(home, protocol, plan, size))
             updates.append(envelope)
         weights = {line["site"]: float(line["weight"]) for line in record["updates"]}
-        base = aggregate(home, protocol, plan.kind, base, updates, weights, plan.noise_multiplier)
+        base = aggregate(home, protocol, plan, record["plan"], base, updates, weights)
         assert base.model is not None
         yield Replayed(round=number, recorded=record["model"], recomputed=base.model)

@@ -6,10 +6,11 @@ from typing import Literal
 
 from contracts.datasheet import DataSheet
 from contracts.plan import RosterEntry, RoundPlan
-from contracts.study import StudyProtocol
+from contracts.study import HospitalPrivacy, StudyProtocol
 from contracts.version import CODE_VERSION
 from durable.files import locked, read_json, write_json
 from privacy.calibration import StudyNoise, calibrate
+from privacy.central import hospital_noise
 from tasks.federation import load_federation
 from tasks.head import Head, now
 from tasks.home import CoordinatorHome
@@ -42,7 +43,8 @@ def study_noise(home: CoordinatorHome, protocol: StudyProtocol) -> StudyNoise | 
         return None
     path = home.study(protocol.study) / "noise.json"
     if not path.exists():
-        noise = calibrate(protocol)
+        hospitals = isinstance(protocol.privacy, HospitalPrivacy)
+        noise = hospital_noise(protocol) if hospitals else calibrate(protocol)
         value = {"statistics": noise.statistics, "training": noise.training, "epsilon": noise.epsilon}
         write_json(path, value)
     return StudyNoise(**read_json(path))
