@@ -8,12 +8,7 @@ from release.facts import ReleaseFacts
 
 def hospital_statement(facts: ReleaseFacts, privacy: HospitalPrivacy) -> list[str]:
     """Return the Markdown sections: promise, mechanism, what was spent, how to replay."""
-    return [
-        _promise(facts, privacy),
-        _mechanism(facts, privacy),
-        _spent(facts, privacy),
-        _replay(facts, privacy),
-    ]
+    return [part(facts, privacy) for part in (_promise, _mechanism, _spent, _replay)]
 
 
 def _promise(facts: ReleaseFacts, privacy: HospitalPrivacy) -> str:
@@ -30,8 +25,8 @@ def _promise(facts: ReleaseFacts, privacy: HospitalPrivacy) -> str:
 | protected from | the other hospitals, and whoever holds this release, together |
 | **not protected from** | **the coordinator**, which received exact updates and is trusted to add the noise |
 
-**No epsilon is stated for a patient, and none may be derived for the view of the coordinator.** Every hospital
-allowed exact updates to leave (`policy.exact_updates`). From the others and from whoever holds this release a
+**No epsilon is stated for a patient, and against the coordinator there is none.** Every hospital allowed
+exact updates to leave (`policy.exact_updates`). From the other hospitals and from whoever holds this release a
 patient of one hospital is covered together with that hospital.
 """
 
@@ -43,8 +38,8 @@ def _mechanism(facts: ReleaseFacts, privacy: HospitalPrivacy) -> str:
         quantile = privacy.quantile
         clip = (
             f"adaptive: starts at {privacy.max_update_norm:g}, which it never exceeds, and follows the "
-            f"{quantile.target:g} quantile of the norms by a noised count, which takes {quantile.share:.0%} of the "
-            "precision of the noise"
+            f"{quantile.target:g} quantile of the norms by a noised count, which takes {quantile.share:.0%} "
+            "of the precision of the noise"
         )
     weights = "declared sizes" if facts.protocol.strategy.weights == "declared" else "equal"
     return f"""\
@@ -80,9 +75,12 @@ def _spent(facts: ReleaseFacts, privacy: HospitalPrivacy) -> str:
 |---|---|---|---|---|---|
 {rows}
 
-*Whole federation*: every study with hospital-level privacy that this coordinator ever combined, trials that led
-to no release included; counted for every hospital, also for one that joined late. A round counts once it was
-reserved, even if its result was lost. Not covered besides: which hospitals take part, and which answered in a round.
+*Whole federation*: every study with hospital-level privacy that this coordinator ever combined, trials that
+led to no release included; counted for every hospital, also for one that joined late. A round counts once it
+was reserved, even if its result was lost.
+
+Outside of this epsilon: which hospitals take part and which answered in a round; each hospital's metrics on
+its own holdout, which this release shows by name.
 """
 
 
@@ -98,9 +96,9 @@ The study as planned:
     return f"""\
 ## How to replay
 
-The coordinator holds the ledger of lineage `federation`, signed by the key that signed this release. Its entries
-are checked and composed anew from (rate, noise multiplier, steps) alone. The coordinator's `consilium study replay`
-repeats every round, noise included, and must reach the recorded models.
+The coordinator holds the ledger of lineage `federation`, signed by the key that signed this release. Its
+entries are checked and composed anew from (rate, noise multiplier, steps) alone. `consilium study replay`,
+run by the coordinator, repeats every round, noise included, and must reach the recorded models.
 {snippet}"""
 
 

@@ -16,6 +16,7 @@ from tests.factories import STUDY, study_fields, tiny_study
 
 AGE = STUDY["features"][0]
 SEX = STUDY["features"][2]
+HOSPITAL = {"mode": "site", "epsilon": 3, "delta": 1e-3, "max_update_norm": 1}
 PATIENT = {"mode": "patient", "epsilon": 3.0, "delta": 1e-4, "max_grad_norm": 1.0}
 
 
