@@ -26,8 +26,8 @@ def _promise(facts: ReleaseFacts, privacy: HospitalPrivacy) -> str:
 | **not protected from** | **the coordinator**, which received exact updates and is trusted to add the noise |
 
 **No epsilon is stated for a patient, and against the coordinator there is none.** Every hospital allowed
-exact updates to leave (`policy.exact_updates`). From the other hospitals and from whoever holds this release a
-patient of one hospital is covered together with that hospital.
+exact updates to leave (`policy.exact_updates`). From the other hospitals and from whoever holds this release
+a patient of one hospital is covered together with that hospital.
 """
 
 

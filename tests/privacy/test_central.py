@@ -1,4 +1,4 @@
-"""Hospital-level privacy: one hospital moves the mean by its share of the clip norm, and the noise covers it."""
+"""Hospital-level privacy: one hospital moves the mean by its share of the clip norm; noise covers it."""
 
 from __future__ import annotations
 
