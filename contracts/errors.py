@@ -50,6 +50,12 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E413": ("patients-unbounded", "The source does not say which records belong to one patient."),
     "E414": ("sampler-not-poisson", "The study samples patients in a way that its privacy does not cover."),
     "E415": ("normaliser-from-data", "The study would divide by a number that was counted from the data."),
+    "E423": ("federation-budget-invalid", "The file with the federation's privacy budget cannot be used."),
+    "E424": (
+        "noise-key-missing",
+        "The coordinator's noise key is gone, so private rounds cannot be repeated.",
+    ),
+    "E425": ("hospital-delta-too-large", "The study's delta is not below one over the number of hospitals."),
     "E426": ("threshold-not-locked", "The decision threshold is not the one that was locked after training."),
     "E427": ("threshold-undecided", "The training histogram cannot decide the decision threshold."),
     "E501": ("update-malformed", "The update's tensors do not have the expected names, shapes or types."),

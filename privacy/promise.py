@@ -10,8 +10,8 @@ def check_mechanism(protocol: StudyProtocol) -> None:
     """Refuse a sampler or a divisor under which the accountant's epsilon would not hold.
 
     The accountant composes Poisson samples: batches of equal size by reshuffling are another mechanism, whose
-    epsilon is larger (Chua et al. 2024, arXiv:2403.17673). A divisor counted from the cohort changes with every
-    patient: the update would tell its size exactly.
+    epsilon is larger (Chua et al. 2024, arXiv:2403.17673). A divisor counted from the cohort changes with
+    every patient: the update would tell its size exactly.
 
     Raises:
         ConsiliumError: E414, E415.

@@ -152,7 +152,7 @@ def load_site_file(path: Path) -> SiteConfig:
         raise ConsiliumError("E103", f"{path}: expected a mapping, got {type(value).__name__}")
     seed = find_seed({name: part for name, part in value.items() if name != "source"})
     if seed is not None:
-        raise ConsiliumError("E405", f"{path}: field {seed!r}, expected none: nothing private may be seeded")
+        raise ConsiliumError("E405", f"{path}: field {seed!r}, expected none")
     try:
         config = SiteConfig.model_validate(value)
     except ValidationError as error:

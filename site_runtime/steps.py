@@ -171,8 +171,9 @@ def check_plan(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan
         raise ConsiliumError("E504", f"round {plan.round} of {protocol.last_round}")
     if (plan.kind == "histogram") != (plan.kind in UPDATES and plan.round > protocol.rounds):
         raise ConsiliumError("E504", f"a {plan.kind} plan for round {plan.round} of {protocol.rounds}")
-    if protocol.privacy.mode == "none" and not config.policy.exact_updates:
-        raise ConsiliumError("E304", "policy.exact_updates is false and the study has no privacy")
+    if protocol.privacy.mode != "patient" and not config.policy.exact_updates:
+        why = "has no privacy" if protocol.privacy.mode == "none" else "leaves the noise to the coordinator"
+        raise ConsiliumError("E304", f"policy.exact_updates is false and the study {why}")
 
 
 @contextlib.contextmanager

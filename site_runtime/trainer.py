@@ -80,7 +80,8 @@ class SiteTrainer:
     Args:
         sampling: stream of the plan, purpose `sampling`; used once.
         noise: stream of the plan, purpose `noise`; used once, and only with differential privacy.
-        clip: with adaptive clipping where the clip norm stands; moved by training, and kept for the next round.
+        clip: with adaptive clipping where the clip norm stands; training moves it, and the next round starts
+            from there.
     """
 
     protocol: StudyProtocol

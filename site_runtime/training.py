@@ -73,7 +73,8 @@ def make_update(
         )
     update = compute(home, config, protocol, plan, plan_digest, cohort, base)
     tensors = tensor_bytes(update.sent)
-    spend = spend_of(protocol, plan.kind, plan.noise_multiplier) if plan.noise_multiplier else None
+    noise = own_noise(protocol, plan)
+    spend = spend_of(protocol, plan.kind, noise) if noise else None
     envelope = UpdateEnvelope(
         study=protocol.study,
         protocol_hash=protocol.hash,
@@ -89,7 +90,7 @@ def make_update(
         policy=config.policy_digest,
         code_version=CODE_VERSION,
         sample_rate=spend.sample_rate if spend else None,
-        noise_multiplier=plan.noise_multiplier,
+        noise_multiplier=noise,
         delta=protocol.privacy.delta if isinstance(protocol.privacy, PatientPrivacy) else None,
         epsilon_study=account.epsilon_study if account else None,
         epsilon_lineage=account.epsilon_lineage if account else None,
@@ -101,6 +102,11 @@ def make_update(
     if ledger is not None:
         ledger.commit(plan_digest)
     write_atomic(_answered(home, protocol, plan), plan_digest.encode())
+
+
+def own_noise(protocol: StudyProtocol, plan: RoundPlan) -> float | None:
+    """The noise multiplier that the site itself applies: with hospital-level privacy the coordinator does."""
+    return plan.noise_multiplier if isinstance(protocol.privacy, PatientPrivacy) else None
 
 
 def settle(home: SiteHome, config: SiteConfig, plan_digest: str) -> None:
@@ -129,7 +135,7 @@ def earlier_answer(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> 
     same = (
         earlier.protocol_hash == plan.protocol_hash
         and earlier.base_model == plan.base_model
-        and earlier.noise_multiplier == plan.noise_multiplier
+        and earlier.noise_multiplier == own_noise(protocol, plan)
         and entry is not None
         and earlier.data_sheet == entry.data_sheet
     )

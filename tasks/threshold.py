@@ -37,7 +37,11 @@ class Decided:
         """What the round's record says of it."""
         rule = protocol.threshold_rule
         assert rule is not None
-        found = asdict(self.threshold) if self.threshold else {"undecided": str(self.refusal)}
+        found = (
+            asdict(self.threshold)
+            if self.threshold
+            else {"undecided": self.refusal.detail if self.refusal else ""}
+        )
         return {"histogram": self.digest, "threshold": {"rule": rule.model_dump(exclude_none=True)} | found}
 
 

@@ -54,7 +54,8 @@ class Options(Source):
     """Options of the `csv` connector.
 
     Without `patient` the line number is the patient (line 1 is the first line of the file), and a study with
-    differential privacy needs `one_row_per_patient: true`: the hospital's word that it is so. Without `record` a patient has one record, and a second row of the same patient is a duplicate.
+    differential privacy needs `one_row_per_patient: true`: the hospital's word that it is so. Without
+    `record` a patient has one record, and a second row of the same patient is a duplicate.
     """
 
     connector: Literal["csv"]

@@ -72,7 +72,7 @@ def test_bernoulli_at_its_ends() -> None:
 
 
 def test_a_normal_is_a_sum_of_four_draws() -> None:
-    """The defence of Holohan & Braghin: two points in a circle for every normal, 32 bytes of the stream or more."""
+    """The defence of Holohan & Braghin: two points in a circle, 32 bytes of the stream or more."""
     summed, single = stream(), stream()
     draws = single._single(4 * 10).reshape(4, 10)
     np.testing.assert_array_equal(summed.normal(10), draws.sum(axis=0) * 0.5)
