@@ -79,7 +79,7 @@ class Patients(Dataset[Batch]):
         return x[index], mask[index], y[index]
 
 
-def patient_loader(cohort: Patients, batches: PatientBatches) -> DataLoader[Batch]:
+def patient_loader(cohort: Patients, batches: Sampler[list[int]]) -> DataLoader[Batch]:
     """Return the loader of a plan's batches. Its own generator keeps it away from torch's global one."""
     return DataLoader(cohort, batch_sampler=batches, collate_fn=_as_is, generator=torch.Generator())
 

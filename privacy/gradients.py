@@ -241,9 +241,7 @@ class PatientGradients(nn.Module):
             _on_gradient(output, lambda b: self._sample(layer, given, b))
         else:
             layer.rows.append(rows)
-            output.register_hook(
-                lambda b: _bring(rows, _output_rows(layer.module, b.detach(), self.patients))
-            )
+            _on_gradient(output, lambda b: _bring(rows, _output_rows(layer.module, b, self.patients)))
         return output
 
     def _sample(self, layer: _Layer, given: Tensor, b: Tensor) -> None:
