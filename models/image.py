@@ -70,8 +70,8 @@ def cnn(protocol: StudyProtocol) -> ClinicalModel:
 def norm_groups(channels: int) -> int:
     """Into how many groups a GroupNorm parts `channels`: up to four of equal size, of two channels or more.
 
-    A channel alone has no spread over a picture of one colour, and dividing by it makes rounding errors large:
-    measured, 3e-6 between torch and onnxruntime.
+    A channel alone has no spread over a picture of one colour, and dividing by it makes rounding errors
+    large: measured, 3e-6 between torch and onnxruntime.
     """
     return max(
         groups
