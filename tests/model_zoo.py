@@ -80,3 +80,25 @@ def batch(protocol: StudyProtocol, patients: int, seed: int) -> tuple[np.ndarray
     y[..., 1:][draw.random((patients, width, labels - 1)) < 1 / 3] = np.nan
     y[~mask, 0], y[~mask, 1:] = 0, np.nan
     return x, mask, y if labels > 1 else y[..., 0]
+
+
+def table(protocol: StudyProtocol, patients: int, seed: int) -> list[dict[str, Any]]:
+    """Rows of a hospital's CSV with what `batch` gives, values within their ranges; empty = missing."""
+    x, mask, y = batch(protocol, patients, seed)
+    if y.ndim == 2:
+        y = y[..., None]
+    for column, feature in enumerate(protocol.features):
+        low, high = (
+            (min(feature.levels), max(feature.levels))
+            if isinstance(feature, CategoricalFeature)
+            else feature.range
+        )
+        x[..., column] = np.clip(x[..., column], low, high)
+    labels = [label.name for label in (protocol.label, *protocol.auxiliary_labels)]
+    names = [*protocol.feature_names, *labels]
+    lines = []
+    for patient, record in np.argwhere(mask):
+        values = [*x[patient, record], *y[patient, record]]
+        cells = {n: "" if np.isnan(v) else f"{v:g}" for n, v in zip(names, values, strict=True)}
+        lines.append({"patient": f"p{patient}", "record": int(record)} | cells)
+    return lines
