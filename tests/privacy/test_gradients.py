@@ -1,4 +1,4 @@
-"""Per-patient gradients of every registered model: what autograd says patient by patient, bounded, and fast."""
+"""Per-patient gradients of every registered model: what autograd says one by one, bounded, and complete."""
 
 from __future__ import annotations
 
