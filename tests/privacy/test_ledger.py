@@ -357,7 +357,7 @@ def test_a_lock_that_is_never_released_refuses(
     path: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger, other = opened(path, key), opened(path, key)
-    monkeypatch.setattr("privacy.chain._LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("privacy.chainfile._LOCK_SECONDS", 0.05)
     with ledger._chain.locked(), pytest.raises(ConsiliumError) as error:
         reserve(other, 1)
     assert number_of(error) == "E402" and ledger.spends() == []
