@@ -1,7 +1,7 @@
 """A ledger's chain of entries, verified from its bytes alone: signatures, links, commitments, changes of key.
 
-Whoever trusts one key that signed an entry of a chain may trust the whole chain: the entries before are covered
-by that signature through the hashes, and the entries after are signed by keys that it handed over to.
+Whoever trusts one key that signed an entry of a chain may trust the whole chain: the entries before are
+covered by that signature through the hashes, and those after are signed by keys that it handed over to.
 """
 
 from __future__ import annotations

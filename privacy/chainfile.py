@@ -308,7 +308,7 @@ def _head_bytes(length: int, head: str) -> bytes:
 
 
 def _open(path: Path) -> int | None:
-    """Open a plain file for reading; None where there is none. A link or a folder in its place is an error."""
+    """Open a plain file for reading; None where there is none. A link or a folder in its place: OSError."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -328,7 +328,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _state(file: int) -> tuple[int, ...]:
-    """What changes when anybody writes to a file: who has verified it in this state need not read it again."""
+    """What changes when anybody writes to a file: verified in this state, it need not be read again."""
     s = os.fstat(file)
     return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 

@@ -1,8 +1,8 @@
 """A ledger as whoever may see one study sees it: every entry's public core, that study's entries opened.
 
-Replaying it needs nothing else: `privacy.chain.replay` gives the head and every triple of the lineage. Of other
-studies it shows how many entries there are, their order, kinds and triples, and no name, plan, purpose or time:
-those are behind commitments with 32 random bytes each. An entry takes about 650 bytes, an opened one 950.
+Replaying it needs nothing else: `privacy.chain.replay` gives the head and every triple of the lineage. Of
+other studies it shows how many entries there are, their order, kinds and triples, and no name, plan, purpose
+or time: those are behind commitments with 32 random bytes each.
 """
 
 from __future__ import annotations
@@ -104,9 +104,7 @@ def read_excerpt(data: bytes, public: str) -> Excerpt:
         study_spends=tuple(spend for record in opened if (spend := record.spend) is not None),
         by_purpose=_by_purpose(opened),
         reservations=tuple(
-            Reservation(
-                plan, r.opening.purpose, r.spend, r.entry.quantile_share, plan in history.committed
-            )
+            Reservation(plan, r.opening.purpose, r.spend, r.entry.quantile_share, plan in history.committed)
             for plan, r in history.reserved.items()
             if r.opening is not None and r.spend is not None
         ),
