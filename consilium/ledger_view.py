@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -168,14 +169,14 @@ def print_facts(facts: dict[str, Any], *, every: bool) -> None:
     if every or len(facts["entries"]) <= _ROWS:
         screen.print(_entries_table(title, facts["entries"], cap))
     else:
-        screen.print(_studies_table(f"{title} (--all shows every entry)", facts["by_study"]))
+        screen.print(_studies_table(f"{title}; epsilon of each alone (--all: every entry)", facts["by_study"]))
     if facts["decisions"]:
-        table = _table("Decisions", ("#", "time", "what", "officer", "reason"), numbers=("#",))
+        table = _table("Decisions", ("#", "date", "what", "officer", "reason"), numbers=("#",))
         for d in facts["decisions"]:
             what = d["kind"] + (f" {d['new_key'] or d['lost_head'] or ''}"[:9].rstrip())
             table.add_row(
                 str(d["sequence"]),
-                _minute(d["time"]),
+                _day(d["time"]),
                 what,
                 Text(d["officer"] or ""),
                 Text(d["reason"] or ""),
@@ -189,13 +190,13 @@ def print_facts(facts: dict[str, Any], *, every: bool) -> None:
 
 
 def _entries_table(title: str, entries: list[dict[str, Any]], cap: float | None) -> Table:
-    numbers = ("#", "rate", "noise", "steps", "epsilon", "of cap")
-    table = _table(title, ("#", "time", "study", "purpose", *numbers[1:], "sent"), numbers)
+    numbers = ("#", "rate", "noise", "steps", "epsilon", "cap")
+    table = _table(title, ("#", "date", "study", "purpose", *numbers[1:], "sent"), numbers)
     for entry in entries:
         so_far = entry["epsilon_so_far"]
         table.add_row(
             str(entry["sequence"]),
-            _minute(entry["time"]),
+            _day(entry["time"]),
             entry["study"] or "",
             entry["purpose"] or "",
             f"{entry['sample_rate']:g}",
@@ -209,14 +210,13 @@ def _entries_table(title: str, entries: list[dict[str, Any]], cap: float | None)
 
 
 def _studies_table(title: str, groups: list[dict[str, Any]]) -> Table:
-    numbers = ("entries", "sent", "steps", "epsilon alone")
-    table = _table(title, ("study", "purpose", "first", "last", *numbers), numbers)
+    numbers = ("entries", "sent", "steps", "epsilon")
+    table = _table(title, ("study", "purpose", "last", *numbers), numbers)
     for group in groups:
         table.add_row(
             group["study"] or "",
             group["purpose"],
-            _minute(group["first"]),
-            _minute(group["last"]),
+            _day(group["last"]),
             str(group["entries"]),
             str(group["delivered"]),
             str(group["steps"]),
@@ -226,7 +226,9 @@ def _studies_table(title: str, groups: list[dict[str, Any]]) -> Table:
 
 
 def _table(title: str, columns: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     for name in columns:
         wraps = name in ("study", "officer", "reason")
         table.add_column(
@@ -238,8 +240,8 @@ def _table(title: str, columns: tuple[str, ...], numbers: tuple[str, ...]) -> Ta
     return table
 
 
-def _minute(time: str | None) -> str:
-    return (time or "")[:16].replace("T", " ")
+def _day(time: str | None) -> str:
+    return (time or "")[:10]
 
 
 def _bar(spent: float, cap: float, width: int = 50) -> Text:

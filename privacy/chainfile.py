@@ -25,10 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from contracts.canonical import canonical_json, digest
 from contracts.errors import ConsiliumError
 from contracts.ledger import LedgerEntry, LedgerOpening
-from contracts.signing import SigningKey
+from contracts.signing import SigningKey, first_problem
 from durable.files import write_atomic
 from privacy.chain import ROOT, History, Record, acceptance_bytes, parse_line
 
@@ -120,6 +122,7 @@ class ChainFile:
         rotation to it.
 
         Raises:
+            ConsiliumError: E417, a field is out of its bounds.
             OSError: nothing was added (`locked` turns it into E402).
         """
         records: list[Record] = []
@@ -132,7 +135,10 @@ class ChainFile:
                 "lineage": self.lineage,
                 "commitment": digest(opening),
             }
-            entry = LedgerEntry.model_validate({**place, **fields})
+            try:
+                entry = LedgerEntry.model_validate({**place, **fields})
+            except ValidationError as error:
+                raise ConsiliumError("E417", first_problem(error)) from error
             if new_key is not None:
                 acceptance = new_key.sign_bytes(acceptance_bytes(entry))
                 entry = entry.model_copy(update={"acceptance": acceptance})
