@@ -169,7 +169,9 @@ def print_facts(facts: dict[str, Any], *, every: bool) -> None:
     if every or len(facts["entries"]) <= _ROWS:
         screen.print(_entries_table(title, facts["entries"], cap))
     else:
-        screen.print(_studies_table(f"{title}; epsilon of each alone (--all: every entry)", facts["by_study"]))
+        screen.print(
+            _studies_table(f"{title}; epsilon of each alone (--all: every entry)", facts["by_study"])
+        )
     if facts["decisions"]:
         table = _table("Decisions", ("#", "date", "what", "officer", "reason"), numbers=("#",))
         for d in facts["decisions"]:
