@@ -50,6 +50,11 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E413": ("patients-unbounded", "The source does not say which records belong to one patient."),
     "E414": ("sampler-not-poisson", "The study samples patients in a way that its privacy does not cover."),
     "E415": ("normaliser-from-data", "The study would divide by a number that was counted from the data."),
+    "E417": (
+        "ledger-decision-refused",
+        "A decision about the privacy ledger is incomplete or does not apply.",
+    ),
+    "E418": ("excerpt-refused", "The excerpt of a privacy ledger is too large, cut off or opens too much."),
     "E423": ("federation-budget-invalid", "The file with the federation's privacy budget cannot be used."),
     "E424": (
         "noise-key-missing",
