@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Literal
 
 from contracts.datasheet import DataSheet
@@ -42,9 +43,7 @@ def study_noise(home: CoordinatorHome, protocol: StudyProtocol) -> StudyNoise | 
         return None
     path = home.study(protocol.study) / "noise.json"
     if not path.exists():
-        noise = calibrate(protocol)
-        value = {"statistics": noise.statistics, "training": noise.training, "epsilon": noise.epsilon}
-        write_json(path, value)
+        write_json(path, asdict(calibrate(protocol)))
     return StudyNoise(**read_json(path))
 
 
