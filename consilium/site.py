@@ -265,16 +265,16 @@ def _privacy(home: SiteHome, config: SiteConfig, studies: list[str]) -> list[dic
         protocol = load_approved(home, study)
         if not isinstance(protocol.privacy, PatientPrivacy):
             continue
-        delta = protocol.privacy.delta
+        delta, adjacency = protocol.privacy.delta, protocol.privacy.adjacency
         spent = ledger.spends(study) if ledger else []
         at_cap = min(delta, config.budget.delta)
-        capped = epsilon(everything, at_cap) if everything else 0.0
+        capped = epsilon(everything, at_cap)
         rows.append(
             {
                 "study": study,
                 "delta": delta,
-                "epsilon_study": epsilon(spent, delta) if spent else 0.0,
-                "epsilon_lineage": epsilon(everything, delta) if everything else 0.0,
+                "epsilon_study": epsilon(spent, delta, adjacency),
+                "epsilon_lineage": epsilon(everything, delta, adjacency),
                 "cap": config.budget.epsilon,
                 "cap_delta": at_cap,
                 "left": max(0.0, config.budget.epsilon - capped),

@@ -87,9 +87,9 @@ def check(
 def privacy_facts(protocol: StudyProtocol) -> dict[str, object]:
     """What a study promises about privacy, with its calibrated noise."""
     if isinstance(protocol.privacy, HospitalPrivacy):
-        from privacy.central import hospital_noise
+        from privacy.calibration import calibrate
 
-        found = hospital_noise(protocol)
+        found = calibrate(protocol)
         return {
             "mode": "site",
             "statement": "a hospital is protected from the others, not from the coordinator",

@@ -1,9 +1,10 @@
 """The noise of a whole planned study, chosen once so that everything composed meets its epsilon.
 
-The statistics round and the histogram for a decision threshold, where there are any, are a single Gaussian
-release each with a share of epsilon; training is rounds x steps at the protocol's sample rate and gets what
-composition leaves. All noise multipliers are the smallest of four significant digits that meet their target:
-numbers that can be written down exactly.
+The statistics round, if there is one, is a single Gaussian release with its share of epsilon, and so is the
+histogram that a decision threshold is read from; training is rounds x steps at the protocol's sample rate and
+gets what composition leaves. With hospital-level privacy every round is one release of the coordinator. Each
+noise multiplier is the smallest of four significant digits that meets its target: numbers that can be written
+down exactly.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from contracts.errors import ConsiliumError
-from contracts.study import PatientPrivacy, StudyProtocol
+from contracts.study import (
+    Adjacency,
+    HospitalPrivacy,
+    NoPrivacy,
+    PatientPrivacy,
+    StudyProtocol,
+    ThresholdRule,
+)
 from privacy.accountant import Spend, epsilon, epsilon_prv
 
 _SMALLEST, _LARGEST = -1, 4  # decades of the noise multipliers that are tried: 0.1 .. 99990
@@ -23,7 +31,8 @@ _SMALLEST, _LARGEST = -1, 4  # decades of the noise multipliers that are tried: 
 class StudyNoise:
     """Noise multipliers of a study and the epsilon they compose to at the protocol's delta.
 
-    `statistics` is None when no statistics round is planned, `histogram` when the threshold is fixed.
+    `statistics` is None when no statistics round is planned, `histogram` when the decision threshold is not
+    read from one.
     """
 
     statistics: float | None
@@ -37,11 +46,31 @@ class StudyNoise:
         return exchanges.get(kind)
 
 
+@dataclass(frozen=True)
+class Projected:
+    """Epsilon of the study after one of its planned exchanges.
+
+    `kind` is that of the plan (statistics, training or histogram), `number` counts exchanges from 1, and
+    `round` is the training rounds done by then.
+    """
+
+    number: int
+    kind: str
+    round: int
+    epsilon: float
+
+
 _calibrated: dict[str, StudyNoise] = {}
 
 
+def adjacency_of(protocol: StudyProtocol) -> Adjacency:
+    """Return which cohorts (with hospital-level privacy: which federations) the study calls neighbours."""
+    privacy = protocol.privacy
+    return privacy.adjacency if isinstance(privacy, PatientPrivacy) else "add-or-remove-one"
+
+
 def calibrate(protocol: StudyProtocol) -> StudyNoise:
-    """Return the noise of a study with patient-level privacy; the same to the last bit at every call.
+    """Return the noise of a study with differential privacy; the same to the last bit at every call.
 
     Raises:
         ConsiliumError: E409, no noise level within reach meets the target, or the study promises no privacy.
@@ -51,63 +80,121 @@ def calibrate(protocol: StudyProtocol) -> StudyNoise:
     return _calibrated[protocol.hash]
 
 
+def planned_exchanges(protocol: StudyProtocol, noise: StudyNoise) -> list[tuple[str, Spend]]:
+    """Return every planned exchange in order with what it spends: statistics, the rounds, the histogram."""
+    plans = [("statistics", noise.statistics)] if noise.statistics is not None else []
+    plans += [("training", noise.training)] * protocol.rounds
+    plans += [("histogram", noise.histogram)] if noise.histogram is not None else []
+    return [(kind, spend_of(protocol, kind, sigma)) for kind, sigma in plans]
+
+
 def planned_spends(protocol: StudyProtocol, noise: StudyNoise) -> list[Spend]:
-    """Return what each plan of the study spends, in order: statistics, every round, histogram, as planned."""
-    training = protocol.training
-    statistics = [] if noise.statistics is None else [Spend(1.0, noise.statistics, 1)]
-    histogram = [] if noise.histogram is None else [Spend(1.0, noise.histogram, 1)]
-    rounds = [Spend(training.sample_rate, noise.training, training.steps)] * protocol.rounds
-    return statistics + rounds + histogram
+    """Return what each plan of the study spends, in order: statistics and histogram only if planned."""
+    return [spend for _, spend in planned_exchanges(protocol, noise)]
 
 
 def spend_of(protocol: StudyProtocol, kind: str, noise_multiplier: float) -> Spend:
     """Return the triple that one exchange costs every site that answers it.
 
     Args:
-        kind: of the plan; `training` is the steps at the protocol's rate, others one release at rate 1.
+        kind: of the plan; `training` is the steps at the protocol's rate, others one release at rate 1. With
+            hospital-level privacy a round is one release to which every hospital contributes.
         noise_multiplier: of the plan.
     """
-    if kind == "training":
+    if kind == "training" and not isinstance(protocol.privacy, HospitalPrivacy):
         return Spend(protocol.training.sample_rate, noise_multiplier, protocol.training.steps)
     return Spend(1.0, noise_multiplier, 1)
 
 
-def check_delta(protocol: StudyProtocol, declared_size: int) -> None:
-    """Refuse a delta that would allow the loss of a whole patient.
+def projection(protocol: StudyProtocol, noise: StudyNoise, most: int | None = None) -> list[Projected]:
+    """Return epsilon after each planned exchange, at the protocol's delta.
+
+    Args:
+        most: about how many exchanges to report, evenly chosen; always the first, each that is not training,
+            and the last. None reports all.
 
     Raises:
-        ConsiliumError: E403, delta is not below 1 / declared size.
+        ConsiliumError: E408, E409 (the study promises no privacy).
+    """
+    privacy = protocol.privacy
+    if not isinstance(privacy, PatientPrivacy | HospitalPrivacy):
+        raise ConsiliumError("E409", f"privacy mode {privacy.mode!r} of {protocol.study!r}")
+    plans = planned_exchanges(protocol, noise)
+    count, spends = len(plans), [spend for _, spend in plans]
+    chosen = set(range(1, count + 1))
+    if most is not None and most < count:
+        chosen = {1 + round(i * (count - 1) / (max(most, 2) - 1)) for i in range(max(most, 2))}
+        chosen |= {i for i, (kind, _) in enumerate(plans, 1) if kind != "training"}
+    return [
+        Projected(
+            number=i,
+            kind=plans[i - 1][0],
+            round=sum(kind == "training" for kind, _ in plans[:i]),
+            epsilon=epsilon(spends[:i], privacy.delta, adjacency_of(protocol)),
+        )
+        for i in sorted(chosen)
+    ]
+
+
+def check_delta(protocol: StudyProtocol, declared_size: int) -> None:
+    """Refuse a delta that would allow the loss of a whole patient (a hospital, where that is the unit).
+
+    Raises:
+        ConsiliumError: E403, delta is not below 1 / declared size, or 1 / min_sites in mode `site`.
     """
     privacy = protocol.privacy
     if isinstance(privacy, PatientPrivacy) and privacy.delta * declared_size >= 1.0:
         raise ConsiliumError("E403", f"delta {privacy.delta:g}, expected below 1/{declared_size}")
+    if isinstance(privacy, HospitalPrivacy) and privacy.delta * protocol.min_sites >= 1.0:
+        raise ConsiliumError(
+            "E403",
+            f"delta {privacy.delta:g}, expected below 1/{protocol.min_sites} (min_sites), "
+            "since the unit is a hospital",
+        )
 
 
 def _calibrate(protocol: StudyProtocol) -> StudyNoise:
-    privacy, training = protocol.privacy, protocol.training
+    privacy, training, adjacency = protocol.privacy, protocol.training, adjacency_of(protocol)
+    if isinstance(privacy, HospitalPrivacy):
+        check_delta(protocol, 1)
+        plan, what = Spend(1.0, 1.0, protocol.rounds), f"{protocol.rounds} rounds of all hospitals"
+        sigma = _least([], plan, privacy.epsilon, privacy.delta, adjacency, what)
+        return _with_epsilon(protocol, StudyNoise(None, sigma, 0.0))
     if not isinstance(privacy, PatientPrivacy):
-        raise ConsiliumError("E409", f"privacy mode {privacy.mode!r} of {protocol.study!r}, expected patient")
+        raise ConsiliumError(
+            "E409", f"privacy mode {privacy.mode!r} of {protocol.study!r}, expected patient or site"
+        )
+    target, delta = privacy.epsilon, privacy.delta
     statistics = histogram = None
+    once = Spend(1.0, 1.0, 1)
     if training.normalisation == "federated":
-        statistics = _one_release(privacy, privacy.statistics_fraction, "one release of statistics")
-    if protocol.threshold_rule is not None:
-        histogram = _one_release(privacy, privacy.threshold_fraction, "one histogram for a threshold")
-    single = [Spend(1.0, sigma, 1) for sigma in (statistics, histogram) if sigma is not None]
+        share = privacy.statistics_fraction * target
+        statistics = _least([], once, share, delta, adjacency, "one release of statistics")
+    if isinstance(protocol.decision_threshold, ThresholdRule):
+        share = privacy.threshold_fraction * target
+        histogram = _least([], once, share, delta, adjacency, "one release of a histogram")
+    beside = [Spend(1.0, sigma, 1) for sigma in (statistics, histogram) if sigma is not None]
     steps = protocol.rounds * training.steps
-    sigma = _smallest(
-        lambda sigma: epsilon_prv([*single, Spend(training.sample_rate, sigma, steps)], privacy.delta),
-        privacy.epsilon,
-        f"{steps} steps at rate {training.sample_rate:g}",
-    )
-    noise = StudyNoise(statistics, sigma, 0.0, histogram)
-    return replace(noise, epsilon=epsilon(planned_spends(protocol, noise), privacy.delta))
+    plan, what = Spend(training.sample_rate, 1.0, steps), f"{steps} steps at rate {training.sample_rate:g}"
+    sigma = _least(beside, plan, target, delta, adjacency, what)
+    return _with_epsilon(protocol, StudyNoise(statistics, sigma, 0.0, histogram))
 
 
-def _one_release(privacy: PatientPrivacy, fraction: float, what: str) -> float:
-    """Return the noise multiplier of one Gaussian release at rate 1 that costs `fraction` of epsilon."""
-    return _smallest(
-        lambda sigma: epsilon_prv([Spend(1.0, sigma, 1)], privacy.delta), fraction * privacy.epsilon, what
-    )
+def _with_epsilon(protocol: StudyProtocol, noise: StudyNoise) -> StudyNoise:
+    assert not isinstance(protocol.privacy, NoPrivacy)
+    spends = planned_spends(protocol, noise)
+    return replace(noise, epsilon=epsilon(spends, protocol.privacy.delta, adjacency_of(protocol)))
+
+
+def _least(
+    beside: list[Spend], plan: Spend, target: float, delta: float, adjacency: Adjacency, what: str
+) -> float:
+    """Return the noise multiplier with which `plan`, beside what is fixed already, meets `target`."""
+
+    def spent(sigma: float) -> float:
+        return epsilon_prv([*beside, replace(plan, noise_multiplier=sigma)], delta, adjacency)
+
+    return _smallest(spent, target, what)
 
 
 def _smallest(spent: Callable[[float], float], target: float, what: str) -> float:

@@ -11,11 +11,8 @@ of standard deviation noise_multiplier x max_k(w_k) C / W.
 
 Adaptive clipping is algorithm 1 of Andrew et al. 2021 (arXiv:1905.03871): C follows a quantile of the norms,
 known by a noised count of those within C. A hospital adds 1/2 or -1/2 to the count, or 0 when it is absent,
-so the count's sensitivity is 1/2. Mean and count together are one Gaussian of the planned noise multiplier s.
-Proof: divide each coordinate by the standard deviation of its noise. With z the noise multiplier of the mean
-and b the standard deviation of the count, a hospital moves the scaled vector by at most 1/z in the mean's
-coordinates and 1/(2 b) in the count's, by (z^-2 + (2 b)^-2)^(1/2) in all. `split_noise` takes
-z = s / sqrt(1 - share) and b = s / (2 sqrt(share)); then z^-2 + (2 b)^-2 = (1 - share + share) s^-2 = s^-2.
+so the count's sensitivity is 1/2. Mean and count together are one Gaussian of the planned noise multiplier
+(`privacy.quantile`).
 
 What the coordinator's optimiser makes of it is post-processing and spends nothing.
 """
@@ -30,16 +27,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.errors import ConsiliumError
-from contracts.study import HospitalPrivacy, Quantile, StudyProtocol
-from privacy.accountant import Spend, epsilon, epsilon_prv
-from privacy.calibration import StudyNoise, _smallest
+from contracts.study import HospitalPrivacy
+from privacy.quantile import followed, split_noise
 from privacy.stream import NoiseStream
 
 Floats = NDArray[np.float64]
 
 _BLOCK = 1 << 17  # values read at once; the bytes of the noise depend on it, so it never changes
-_LEAST_CLIP = 1e-6  # of max_update_norm: so low that a wandering C gets no lower
 
 
 class Reader(Protocol):
@@ -69,28 +63,6 @@ class Combination:
     clip: float
 
 
-def hospital_noise(protocol: StudyProtocol) -> StudyNoise:
-    """Return the noise of a study with hospital-level privacy: one release at rate 1 in every round.
-
-    Raises:
-        ConsiliumError: E409, no noise level within reach meets the target, or the study is of another mode.
-    """
-    privacy, rounds = protocol.privacy, protocol.rounds
-    if not isinstance(privacy, HospitalPrivacy):
-        raise ConsiliumError("E409", f"privacy mode {privacy.mode!r} of {protocol.study!r}, expected site")
-    sigma = _smallest(
-        lambda sigma: epsilon_prv([Spend(1.0, sigma, rounds)], privacy.delta),
-        privacy.epsilon,
-        f"{rounds} rounds of all hospitals",
-    )
-    return StudyNoise(None, sigma, epsilon([Spend(1.0, sigma, rounds)], privacy.delta))
-
-
-def round_spend(noise_multiplier: float) -> Spend:
-    """Return what one round costs every hospital: all take part, so nothing is won by sampling."""
-    return Spend(1.0, noise_multiplier, 1)
-
-
 def sensitivity(weights: Mapping[str, float], clip: float) -> float:
     """Return the L2 distance by which one hospital can move the weighted mean: max_k(w_k) C / W.
 
@@ -98,14 +70,6 @@ def sensitivity(weights: Mapping[str, float], clip: float) -> float:
         weights: of every hospital on the roster, public.
     """
     return max(weights.values()) * clip / math.fsum(weights.values())
-
-
-def split_noise(noise_multiplier: float, share: float) -> tuple[float, float]:
-    """Return noise multiplier of the mean and standard deviation of the count of adaptive clipping.
-
-    Together they cost what one Gaussian of `noise_multiplier` costs (see above).
-    """
-    return noise_multiplier / math.sqrt(1.0 - share), noise_multiplier / (2.0 * math.sqrt(share))
 
 
 def combine(
@@ -175,12 +139,6 @@ def noisy_share_within(
     """
     count = sum(0.5 if norm <= clip else -0.5 for norm in norms)
     return (count + std * float(stream.normal(1)[0])) / hospitals + 0.5
-
-
-def followed(clip: float, within: float, quantile: Quantile, ceiling: float) -> float:
-    """Return the next clip norm: C exp(-learning_rate (within - target)), at most `ceiling`."""
-    step = -quantile.learning_rate * (within - quantile.target)
-    return min(max(clip * math.exp(min(max(step, -50.0), 50.0)), _LEAST_CLIP * ceiling), ceiling)
 
 
 def _spans(size: int) -> Iterator[slice]:

@@ -28,11 +28,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from contracts.study import Quantile
 from privacy.gradients import PatientGradients
+from privacy.quantile import followed, split_noise
 from privacy.stream import NoiseStream
 
 Batch = tuple[Tensor, Tensor, Tensor]
-
-_SMALLEST_SHARE = 1e-3  # of the protocol's clip norm, below which adaptive clipping does not go
 
 
 class PatientBatches(Sampler[list[int]]):
@@ -211,11 +210,8 @@ class PerLayerOptimizer(PatientOptimizer):
 class AdaptiveOptimizer(PatientOptimizer):
     """Lets C follow a quantile of the patients' gradient norms (see `contracts.study.Quantile`).
 
-    Sum and count of one step are one Gaussian release. Their noise is sigma_g C on the sum and sigma_b on
-    sum_i (b_i - 1/2), whose sensitivity is 1/2; measured in noise a patient moves both together by at most
-    sqrt(1 / sigma_g^2 + 1 / (2 sigma_b)^2) = 1 / sigma, for sigma_g = sigma / sqrt(1 - share) and
-    sigma_b = sigma / (2 sqrt(share)) (Andrew et al. 2021, arXiv:1905.03871, theorem 1). The count is divided
-    by the public expected batch size.
+    Sum and count of one step are one Gaussian release of the plan's noise (see `privacy.quantile`).
+    The count is divided by the public expected batch size.
 
     Args:
         start: C of the first step: what the round before ended with, or the protocol's clip norm.
@@ -239,18 +235,16 @@ class AdaptiveOptimizer(PatientOptimizer):
 
     def noise_scale(self) -> float:
         """The sum's share of the noise."""
-        return float(self.noise_multiplier) * self.clip / math.sqrt(1.0 - self._quantile.share)
+        return split_noise(float(self.noise_multiplier), self._quantile.share)[0] * self.clip
 
     def add_noise(self) -> None:
         """Noise the sum, then the count, and move C for the next step."""
         super().add_noise()
-        noise = float(self.noise_multiplier) / (2.0 * math.sqrt(self._quantile.share))
+        _, noise = split_noise(float(self.noise_multiplier), self._quantile.share)
         noisy = self._within + noise * float(self._stream.normal(1)[0])
         self._within = 0.0  # an empty batch counts nobody
-        share = 0.5 + noisy / float(self.expected_batch_size)
-        step = math.exp(-self._quantile.learning_rate * (min(max(share, 0.0), 1.0) - self._quantile.target))
-        most = float(self.max_grad_norm)
-        self.clip = min(max(self.clip * step, _SMALLEST_SHARE * most), most)
+        within = 0.5 + noisy / float(self.expected_batch_size)
+        self.clip = followed(self.clip, within, self._quantile, float(self.max_grad_norm))
 
 
 class ShuffledBatches(Sampler[list[int]]):

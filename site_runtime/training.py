@@ -242,12 +242,13 @@ def reserve(
     spend = spend_of(protocol, plan.kind, plan.noise_multiplier)
     still = remaining(protocol, plan, noise)
     if not ledger.reserved(plan_digest):
-        promised = epsilon([*ledger.spends(protocol.study), spend, *still], privacy.delta)
+        promised = epsilon([*ledger.spends(protocol.study), spend, *still], privacy.delta, privacy.adjacency)
         if promised > privacy.epsilon:
             raise ConsiliumError(
                 "E401", f"the study would come to epsilon {promised:.4f}, approved was {privacy.epsilon:g}"
             )
     delta = min(privacy.delta, config.budget.delta)
+    adaptive = privacy.clipping == "adaptive" and plan.kind == "training"
     ledger.reserve(
         study=protocol.study,
         plan=plan_digest,
@@ -256,10 +257,11 @@ def reserve(
         epsilon_cap=config.budget.epsilon,
         delta=delta,
         projected=still,
+        quantile_share=privacy.quantile.share if adaptive else None,
     )
     return ledger, Account(
-        epsilon_study=epsilon(ledger.spends(protocol.study), privacy.delta),
-        epsilon_lineage=epsilon(ledger.spends(), privacy.delta),
+        epsilon_study=epsilon(ledger.spends(protocol.study), privacy.delta, privacy.adjacency),
+        epsilon_lineage=epsilon(ledger.spends(), privacy.delta, privacy.adjacency),
         epsilon_left=config.budget.epsilon - epsilon(ledger.spends(), delta),
         ledger_head=ledger.head,
         ledger_length=ledger.length,

@@ -19,7 +19,7 @@ from contracts.signing import first_problem
 from contracts.study import StudyProtocol
 from durable.files import locked, write_json
 from privacy.accountant import Spend, epsilon
-from privacy.central import hospital_noise, round_spend
+from privacy.calibration import calibrate, spend_of
 from privacy.ledger import Ledger
 from tasks.central import COORDINATOR, clip_of, draw_noise_key, privacy_of
 from tasks.federation import coordinator_key, load_federation
@@ -92,7 +92,7 @@ def check_before_round(home: CoordinatorHome, protocol: StudyProtocol, number: i
     if privacy.delta * hospitals >= 1.0:
         raise ConsiliumError("E425", f"delta {privacy.delta:g}, expected below 1/{hospitals}")
     ledger, budget = federation_ledger(home), load_budget(home)
-    still = _still(protocol, number - 1, hospital_noise(protocol).training)
+    still = _still(protocol, number - 1, calibrate(protocol).training)
     _check_study(ledger, protocol, still)
     delta = min(privacy.delta, budget.delta)
     total = epsilon([*ledger.spends(), *still], delta)
@@ -111,12 +111,12 @@ def reserve(home: CoordinatorHome, protocol: StudyProtocol, plan: RoundPlan, pla
         ConsiliumError: E401, E402, E407, E411, E423 as above; E410, the plan has less noise than the study
             needs; E424, the noise key is gone, so that what was combined before would get other noise.
     """
-    privacy, noise = privacy_of(protocol), hospital_noise(protocol).training
+    privacy, noise = privacy_of(protocol), calibrate(protocol).training
     if plan.noise_multiplier is None or plan.noise_multiplier < noise:
         raise ConsiliumError("E410", f"noise_multiplier {plan.noise_multiplier}, expected at least {noise}")
     ledger, budget = federation_ledger(home), load_budget(home)
     draw_noise_key(home, first=not ledger.spends())
-    spend, still = round_spend(plan.noise_multiplier), _still(protocol, plan.round, noise)
+    spend, still = spend_of(protocol, plan.kind, plan.noise_multiplier), _still(protocol, plan.round, noise)
     if not ledger.reserved(plan_digest):
         _check_study(ledger, protocol, [spend, *still])
     ledger.reserve(

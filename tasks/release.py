@@ -339,7 +339,7 @@ def site_privacy(
         line = newest.get(site, {})
         study, lineage = line.get("epsilon_study"), line.get("epsilon_lineage")
         if isinstance(protocol.privacy, PatientPrivacy) and site not in shown:
-            most = epsilon(spends, protocol.privacy.delta)
+            most = epsilon(spends, protocol.privacy.delta, protocol.privacy.adjacency)
             study, lineage = max(study or 0.0, most), max(lineage or 0.0, most)
         found.append(
             SitePrivacy(

@@ -328,7 +328,7 @@ class Account:
             raise ConsiliumError("E408", f"(rate, sigma, steps, delta) {stated}, expected {expected}")
         own = (*self.spends.get(envelope.site, []), self.own)
         if own not in self._composed:
-            self._composed[own] = epsilon(list(own), self.privacy.delta)
+            self._composed[own] = epsilon(list(own), self.privacy.delta, self.privacy.adjacency)
         least = self._composed[own]
         lineage = envelope.epsilon_lineage
         if envelope.epsilon_study is None or lineage is None or lineage < envelope.epsilon_study - 1e-6:

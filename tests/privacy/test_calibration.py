@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from typing import Any
 
 import pytest
 
 import privacy.calibration as calibration
 from contracts.errors import ConsiliumError
-from contracts.study import StudyProtocol, parse_study
-from privacy.accountant import Spend, epsilon
-from privacy.calibration import calibrate, check_delta, planned_spends
+from contracts.study import Adjacency, StudyProtocol, parse_study
+from privacy.accountant import Spend, epsilon, epsilon_gaussian
+from privacy.calibration import calibrate, check_delta, planned_spends, projection, spend_of
 
 
 def protocol(rounds: int = 20, **changes: Any) -> StudyProtocol:
@@ -30,8 +32,12 @@ def protocol(rounds: int = 20, **changes: Any) -> StudyProtocol:
             "privacy": changes.pop("mode", privacy | changes.pop("privacy", {})),
             "rounds": rounds,
             "min_sites": 2,
+            **changes,
         }
     )
+
+
+HOSPITAL = {"mode": "site", "epsilon": 8.0, "delta": 1e-3, "max_update_norm": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +64,69 @@ def test_the_study_meets_its_epsilon_with_no_more_noise_than_needed(study: Study
     if noise.statistics is not None:
         share = study.privacy.statistics_fraction * target
         assert epsilon(spends[:1], delta) <= share < epsilon([Spend(1.0, noise.statistics * 0.999, 1)], delta)
+
+
+@pytest.mark.parametrize("adjacency", ["add-or-remove-one", "replace-one"])
+def test_a_threshold_from_training_is_part_of_what_the_study_costs(adjacency: Adjacency) -> None:
+    public = adjacency == "replace-one"
+    study = protocol(privacy={"public_n": public}, decision_threshold={"sensitivity": 0.9})
+    noise = calibrate(study)
+    spends = planned_spends(study, noise)
+    assert noise.statistics is not None and noise.histogram is not None
+    assert spends[-1] == spend_of(study, "histogram", noise.histogram) == Spend(1.0, noise.histogram, 1)
+    assert noise.epsilon == epsilon(spends, 1e-4, adjacency) <= 3.0
+    assert epsilon(spends[-1:], 1e-4, adjacency) <= 0.05 * 3.0 < epsilon(spends[-1:], 1e-4, adjacency) * 1.001
+    without = calibrate(protocol(privacy={"public_n": public}))
+    assert without.histogram is None and noise.training > without.training
+
+
+def test_replacing_a_patient_needs_more_noise_than_removing_one_and_at_most_twice() -> None:
+    one, replaced = calibrate(protocol()), calibrate(protocol(privacy={"public_n": True}))
+    assert one.statistics is not None and replaced.statistics is not None
+    assert one.training < replaced.training <= 2 * one.training
+    assert replaced.statistics == pytest.approx(2 * one.statistics, rel=2e-3)
+
+
+def test_hospital_privacy_is_one_release_a_round_without_amplification() -> None:
+    study = protocol(mode=HOSPITAL, training={"normalisation": "declared"})
+    noise = calibrate(study)
+    assert noise.statistics is None and noise.histogram is None
+    assert planned_spends(study, noise) == [Spend(1.0, noise.training, 1)] * 20
+    exact = epsilon_gaussian(noise.training / 20**0.5, 1e-3)
+    assert noise.epsilon == pytest.approx(exact, rel=1e-9) and exact <= 8.0
+    assert epsilon_gaussian(0.999 * noise.training / 20**0.5, 1e-3) > 8.0
+
+
+def test_a_delta_that_would_lose_a_hospital_is_refused() -> None:
+    check_delta(protocol(mode=HOSPITAL), 10**9)  # the number of patients does not matter
+    study = protocol(mode=HOSPITAL | {"delta": 0.5})
+    with pytest.raises(ConsiliumError, match="min_sites") as error:
+        calibrate(study)
+    assert error.value.number == "E403"
+
+
+def test_the_projection_is_epsilon_after_each_exchange() -> None:
+    study = protocol(rounds=12, decision_threshold={"alert_rate": 0.1})
+    noise = calibrate(study)
+    points = projection(study, noise)
+    spends = planned_spends(study, noise)
+    assert [p.epsilon for p in points] == [epsilon(spends[: i + 1], 1e-4) for i in range(14)]
+    assert [p.kind for p in points] == ["statistics", *["training"] * 12, "histogram"]
+    assert [p.round for p in points] == [*range(13), 12]
+    assert points[-1].epsilon == noise.epsilon
+    few = projection(study, noise, most=4)
+    assert {p.kind for p in few} == {"statistics", "training", "histogram"} and len(few) <= 6
+    assert set(few) <= set(points) and few[-1] == points[-1]
+
+
+def test_a_hundred_rounds_are_projected_in_seconds() -> None:
+    study = protocol(rounds=100, training={"steps": 50, "sample_rate": 0.01})
+    noise = calibrate(study)
+    started = time.monotonic()
+    points = projection(study, noise)
+    assert time.monotonic() - started < 30.0  # a few seconds on a quiet core
+    rising = [p.epsilon for p in points]
+    assert len(points) == 101 and all(a < b + 1e-3 for a, b in itertools.pairwise(rising))
 
 
 def test_calibration_is_the_same_every_time() -> None:

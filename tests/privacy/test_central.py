@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from contracts.errors import ConsiliumError
 from contracts.study import HospitalPrivacy, Quantile
 from privacy.accountant import Spend, epsilon, epsilon_gaussian
+from privacy.calibration import calibrate, planned_spends
 from privacy.central import (
     clip_factor,
     combine,
     followed,
-    hospital_noise,
     noisy_share_within,
-    round_spend,
     sensitivity,
     split_noise,
     update_norm,
@@ -195,16 +194,16 @@ def test_the_whole_study_meets_its_epsilon_with_four_digits_of_noise(
         rounds=rounds,
     )
     try:
-        noise = hospital_noise(study)
+        noise = calibrate(study)
     except ConsiliumError as error:
         assert error.number in ("E408", "E409")
         return
-    spends = [round_spend(noise.training)] * rounds
+    spends = planned_spends(study, noise)
     assert noise.epsilon == epsilon(spends, delta) <= target
     assert float(f"{noise.training:.4g}") == noise.training
     assert epsilon_gaussian(0.998 * noise.training / math.sqrt(rounds), delta) > target
 
 
-def test_a_study_of_another_mode_has_no_such_noise() -> None:
+def test_a_study_without_privacy_has_no_such_noise() -> None:
     with pytest.raises(ConsiliumError, match=r"E409.*'none'"):
-        hospital_noise(tiny_study())
+        calibrate(tiny_study())

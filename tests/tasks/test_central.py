@@ -12,7 +12,8 @@ import tasks.rounds as rounds
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
 from privacy.accountant import Spend, epsilon
-from privacy.central import hospital_noise, sensitivity
+from privacy.calibration import calibrate
+from privacy.central import sensitivity
 from privacy.ledger import Ledger
 from tasks.aggregate import Base, aggregate
 from tasks.answers import gather
@@ -61,7 +62,7 @@ def test_a_study_runs_is_charged_once_a_round_and_replays(tmp_path, strategy, cl
     study = hospital_study(privacy=SITE | {"clipping": clipping}, strategy={"name": strategy}, rounds=3)
     federation = TinyFederation(tmp_path, study, TWELVE)
     records = [run_round(federation, f"run-{r}", tmp_path).record for r in (1, 2, 3)]
-    sigma = hospital_noise(study).training
+    sigma = calibrate(study).training
     ledger = federation_ledger(federation.home)
     assert ledger.spends() == [Spend(1.0, sigma, 1)] * 3
     assert [s.document["kind"] for s, _ in ledger.entries()] == ["genesis", *["reserve", "commit"] * 3]

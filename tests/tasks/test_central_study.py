@@ -9,7 +9,7 @@ import pytest
 from consilium.simulation import outcome, run_release, run_rounds
 from contracts.signing import SigningKey, parse_signed
 from contracts.update import UpdateEnvelope
-from privacy.central import hospital_noise
+from privacy.calibration import calibrate
 from privacy.ledger import Ledger
 from release.directory import read_manifest
 from site_runtime.consent import load_approved
@@ -43,7 +43,7 @@ def test_a_study_runs_from_data_to_a_release_that_says_who_is_protected_from_who
     run_rounds(simulation, lambda text: None)
     published = run_release(simulation, lambda text: None)
     manifest = read_manifest(published)
-    sigma = hospital_noise(simulation.protocol).training
+    sigma = calibrate(simulation.protocol).training
     assert manifest.privacy_mode == "site" and manifest.delta == 1e-3
     assert 7.9 < manifest.epsilon <= 8.0
     assert {p.epsilon_study for p in manifest.site_privacy} == {manifest.epsilon}
@@ -70,7 +70,7 @@ def test_a_study_runs_from_data_to_a_release_that_says_who_is_protected_from_who
 
 def test_a_hospital_sends_an_exact_update_and_claims_no_noise_of_its_own(simulation):
     plan = opened_plan(simulation)
-    assert json.loads(plan)["document"]["noise_multiplier"] == hospital_noise(simulation.protocol).training
+    assert json.loads(plan)["document"]["noise_multiplier"] == calibrate(simulation.protocol).training
     exchange = DirectoryExchange(simulation.coordinator.exchange)
     home = simulation.sites["ash"]
     sent = UpdateEnvelope.model_validate(parse_signed(train(home, plan, exchange)).document)
