@@ -74,6 +74,9 @@ class EvaluationReport(Contract):
     epsilon_study: Finite | None = None  # all that this site's ledger reserved for the study, at its delta
     epsilon_lineage: Finite | None = None
     ledger_head: Digest | None = None
+    ledger: Digest | None = (
+        None  # of the ledger's excerpt for this study (JSONL in the exchange); evaluation only
+    )
 
 
 def one_bit(found: Parity) -> Parity:

@@ -12,6 +12,7 @@ from contracts.fields import (
     Count,
     Digest,
     Finite,
+    Key,
     LongText,
     SiteName,
     StudyName,
@@ -49,6 +50,9 @@ class SitePrivacy(Contract):
     epsilon_study: Finite | None = None
     epsilon_lineage: Finite | None = None
     ledger_head: Digest | None = None
+    ledger_key: Key | None = (
+        None  # of whom keeps the ledger, as the coordinator knows it; verifies the excerpt
+    )
 
 
 class GateResult(Contract):

@@ -18,6 +18,7 @@ from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
 from contracts.signing import open_signed
 from plugins.identity import Keys, Refused, first_authorisation
+from privacy.excerpt import MAX_EXCERPT_BYTES
 from site_runtime.exchange import AUDIENCE
 from tasks.exchange import DirectoryExchange
 from tasks.federation import coordinator_key
@@ -25,6 +26,9 @@ from tasks.home import CoordinatorHome
 
 SMALLEST_BOUND_BYTES = 16 << 20  # statistics, and updates of small models
 UPDATES_PER_MODEL = 3  # an update may hold control variates or second moments beside its weights
+
+# An update, or with an evaluation the excerpt of a privacy ledger.
+TAKES = ("statistics", "training", "histogram", "evaluation")
 
 Hex = Annotated[str, InPath(pattern=r"^[0-9a-f]{64}$")]
 
@@ -91,10 +95,10 @@ def exchange_app(home: CoordinatorHome, keys: Keys | None = None) -> FastAPI:
         opened = plans.plan(plan)
         if opened is None or opened.entry(site) is None:
             raise HTTPException(403, "no plan of this digest names this site")
-        if opened.kind not in ("statistics", "training", "histogram") or not plans.is_open(plan, opened):
+        if opened.kind not in TAKES or not plans.is_open(plan, opened):
             raise HTTPException(409, "this plan takes no update")
         if length > _bound(store, opened):
-            raise HTTPException(413, "larger than an update of this model can be")
+            raise HTTPException(413, "larger than what answers this plan can be")
         receipt = home.study(opened.study) / "received" / plan / site
         if receipt.exists():
             if receipt.read_text() != digest:
@@ -141,7 +145,9 @@ def _declared_length(request: Request) -> int:
 
 
 def _bound(store: DirectoryExchange, plan: RoundPlan) -> int:
-    """Largest update in bytes that a plan's model allows."""
+    """Largest update in bytes that a plan's model allows; for an evaluation, largest excerpt of a ledger."""
+    if plan.kind == "evaluation":
+        return MAX_EXCERPT_BYTES
     base = store.path_of(plan.base_model) if plan.base_model else None
     size = base.stat().st_size if base is not None and base.is_file() else 0
     return max(SMALLEST_BOUND_BYTES, UPDATES_PER_MODEL * size)

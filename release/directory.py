@@ -7,7 +7,8 @@ manifest.sig       Ed25519 over manifest.json by the coordinator (sealed release
 study.json         canonical JSON of the protocol; its SHA-256 is the protocol hash
 validation.json    metrics pooled and by hospital, gates, calibration, parity
 validation.html    the same for a reader
-dp_statement.md    what privacy is promised, and what is not
+dp_statement.md    what privacy is promised, and what is not; dp_statement.json: the same numbers
+ledgers/           one excerpt of a privacy ledger for each hospital, from which its epsilon is composed anew
 golden.json        inputs and outputs by which a deployment checks itself
 README.txt         how to verify
 ```
@@ -33,10 +34,11 @@ from contracts.errors import ConsiliumError
 from contracts.release import Approval, ModelInput, ReleaseFile, ReleaseManifest
 from contracts.signing import Signed, SigningKey, first_problem
 from contracts.study import CategoricalFeature, StudyProtocol
-from release.dp_statement import dp_statement
+from release.dp_statement import dp_statement, statement
 from release.export import OPSET
 from release.facts import ReleaseFacts
 from release.golden import golden_document
+from release.ledgers import FOLDER
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
@@ -87,6 +89,10 @@ def write_candidate(target: Path, facts: ReleaseFacts, onnx: Path) -> ReleaseMan
         _write_json(folder / "validation.json", validation_document(facts))
         _write_text(folder / "validation.html", validation_page(facts))
         _write_text(folder / "dp_statement.md", dp_statement(facts))
+        _write_json(folder / "dp_statement.json", statement(facts))
+        for name, excerpt in sorted(facts.ledgers.items()):
+            (folder / FOLDER).mkdir(exist_ok=True)
+            (folder / FOLDER / f"{name}.jsonl").write_bytes(excerpt)
         _write_json(folder / "golden.json", golden_document(protocol, folder / "model.onnx", facts.threshold))
         readme = _README.format(
             title=protocol.title,

@@ -1,10 +1,145 @@
-"""The privacy statement of a release: what is promised to whom, and what is not (design section 5)."""
+"""The privacy statement of a release: what is promised to whom, and what is not (design section 5).
+
+`statement` is made from the protocol and the ledgers' excerpts; `dp_statement.json` is that value, and
+`dp_statement.md` says the same for a reader.
+"""
 
 from __future__ import annotations
 
-from contracts.study import HospitalPrivacy, PatientPrivacy, StudyProtocol
+from typing import Any
+
+from contracts.study import HospitalPrivacy, NoPrivacy, PatientPrivacy, StudyProtocol
 from release.dp_statement_central import hospital_statement
 from release.facts import ReleaseFacts
+from release.ledgers import Replayed, keeper, replay, steps_of
+
+NOT_COVERED = (
+    "holdout patients: protected by suppression, not by epsilon",
+    "the data-quality verdicts of intake: one bit per check, exact",
+    "timing, sizes of messages, and whether a hospital answered or refused",
+    "the declared size of a hospital, rounded to two significant figures when it enrolled",
+    "in the ledgers: number, order and size of what was spent on other studies",
+    "floating point: gradients of one patient may round differently beside other patients",
+    "what a hospital or a clinician publishes elsewhere",
+)
+
+
+def replayed_ledgers(facts: ReleaseFacts) -> dict[str, Replayed]:
+    """The accounts of the hospitals whose ledger the release holds, by name."""
+    found = {}
+    for privacy in facts.site_privacy:
+        data = facts.ledgers.get(keeper(facts.protocol, privacy.site))
+        if data is not None and privacy.ledger_key is not None:
+            found[privacy.site] = replay(facts.protocol, data, privacy.ledger_key)
+    return found
+
+
+def statement(facts: ReleaseFacts) -> dict[str, Any]:
+    """Return `dp_statement.json`: every number of the privacy statement, from the ledgers where they are."""
+    protocol, privacy = facts.protocol, facts.protocol.privacy
+    common: dict[str, Any] = {
+        "study": protocol.study,
+        "version": facts.version,
+        "protocol_hash": protocol.hash,
+        "mode": privacy.mode,
+        "not_covered": list(NOT_COVERED),
+    }
+    if isinstance(privacy, NoPrivacy):
+        return common | {"epsilon": None, "statement": "no differential privacy: no epsilon may be claimed"}
+    accounts = replayed_ledgers(facts)
+    unamplified = [account.epsilon_without_amplification for account in accounts.values()]
+    common |= {
+        "epsilon": facts.epsilon,
+        "delta": privacy.delta,
+        "epsilon_planned": privacy.epsilon,
+        "epsilon_without_amplification": max(unamplified) if unamplified else None,
+        "hospitals": [_hospital(facts, p.site, accounts.get(p.site)) for p in facts.site_privacy],
+        "replay": {
+            "everything": "consilium release verify DIR --key COORDINATOR_PUBLIC_KEY",
+            "one_ledger": "consilium ledger verify --file ledgers/HOSPITAL.jsonl --public KEY --excerpt",
+            "at_the_hospital": "consilium ledger verify",
+        },
+    }
+    if isinstance(privacy, HospitalPrivacy):
+        return common | {
+            "unit": "one hospital with all its training patients",
+            "adjacency": "add-or-remove-one",
+            "protected_from": ["the other hospitals", "whoever holds this release"],
+            "not_protected_from": ["the coordinator"],
+            "mechanism": _central_mechanism(facts, privacy),
+        }
+    return common | {
+        "unit": "one patient",
+        "records_per_step": protocol.cohort.max_records,
+        "adjacency": privacy.adjacency,
+        "protected_from": ["the coordinator", "the other hospitals", "whoever holds this release"],
+        "not_protected_from": ["the patient's own hospital"],
+        "mechanism": _mechanism_facts(facts, privacy),
+    }
+
+
+def _hospital(facts: ReleaseFacts, site: str, account: Replayed | None) -> dict[str, Any]:
+    stated = next(p for p in facts.site_privacy if p.site == site)
+    line: dict[str, Any] = {
+        "site": site,
+        "declared_size": stated.declared_size,
+        "epsilon": stated.epsilon_study,
+        "epsilon_lineage": stated.epsilon_lineage,
+        "ledger_head": stated.ledger_head,
+        "ledger_key": stated.ledger_key,
+        "ledger": None,
+    }
+    if account is None:
+        return line
+    excerpt = account.excerpt
+    return line | {
+        "ledger": f"ledgers/{keeper(facts.protocol, site)}.jsonl",
+        "entries": excerpt.length,
+        "epsilon_without_amplification": account.epsilon_without_amplification,
+        "epsilon_beside_this_study": account.epsilon_other,
+        "by_purpose": {
+            purpose: {"releases": steps_of(spends), "epsilon": account.by_purpose[purpose]}
+            for purpose, spends in sorted(excerpt.by_purpose.items())
+        },
+        "restores": excerpt.restores,
+        "write_offs": excerpt.write_offs,
+        "rotations": excerpt.rotations,
+    }
+
+
+def _mechanism_facts(facts: ReleaseFacts, privacy: PatientPrivacy) -> dict[str, Any]:
+    training = facts.protocol.training
+    return {
+        "algorithm": "DP-SGD: subsampled Gaussian mechanism on clipped gradients of patients",
+        "sampling": "Poisson over patients",
+        "sample_rate": training.sample_rate,
+        "clipping": privacy.clipping,
+        "max_grad_norm": privacy.max_grad_norm,
+        "quantile": privacy.quantile.model_dump() if privacy.clipping == "adaptive" else None,
+        "noise_multiplier": facts.training_noise,
+        "steps_per_round": training.steps,
+        "rounds": facts.rounds,
+        "steps": training.steps * facts.rounds,
+        "normaliser": "sample rate x declared size",
+        "statistics_noise_multiplier": facts.statistics_noise,
+        "histogram_noise_multiplier": facts.histogram_noise,
+        "randomness": "ChaCha20 keyed by HKDF(site noise key, plan, cohort, code version)",
+        "accountant": "PRV composition, cross-checked with RDP",
+    }
+
+
+def _central_mechanism(facts: ReleaseFacts, privacy: HospitalPrivacy) -> dict[str, Any]:
+    return {
+        "algorithm": "DP-FedAvg: clipped updates, weighted sum noised at the coordinator",
+        "sampling": "none",
+        "clipping": privacy.clipping,
+        "max_update_norm": privacy.max_update_norm,
+        "quantile": privacy.quantile.model_dump() if privacy.clipping == "adaptive" else None,
+        "noise_multiplier": facts.training_noise,
+        "rounds": facts.rounds,
+        "normaliser": "total weight of the roster",
+        "weights": facts.protocol.strategy.weights,
+    }
 
 
 def dp_statement(facts: ReleaseFacts) -> str:
@@ -12,8 +147,9 @@ def dp_statement(facts: ReleaseFacts) -> str:
     privacy = facts.protocol.privacy
     parts = [f"# Privacy statement: {facts.protocol.study} {facts.version}\n"]
     if isinstance(privacy, PatientPrivacy):
-        parts += [_holdout(facts.protocol), _promise(facts, privacy), _mechanism(facts, privacy)]
-        parts += [_spent(facts, privacy), _not_covered(), _replay(facts, privacy)]
+        value = statement(facts)
+        parts += [_holdout(facts.protocol), _promise(facts, privacy, value), _mechanism(facts, privacy)]
+        parts += [_spent(facts, privacy, value), _tuning(value), _not_covered(), _replay(facts, privacy)]
     elif isinstance(privacy, HospitalPrivacy):
         parts += [_holdout(facts.protocol), *hospital_statement(facts, privacy), _not_covered()]
     else:
@@ -52,10 +188,16 @@ someone who already knows all other holdout patients of a hospital could learn s
 """
 
 
-def _promise(facts: ReleaseFacts, privacy: PatientPrivacy) -> str:
+def _promise(facts: ReleaseFacts, privacy: PatientPrivacy, value: dict[str, Any]) -> str:
     # Without a stated epsilon this file must not read as if there were one.
     bound = (
         f"at most {facts.epsilon:.3f}" if facts.epsilon is not None else "**not stated by every hospital**"
+    )
+    bare = value["epsilon_without_amplification"]
+    neighbours = (
+        "replace one patient; the protocol declares that cohort sizes are public"
+        if privacy.public_n
+        else "add or remove one patient"
     )
     return f"""\
 ## What is promised to a patient in training
@@ -63,28 +205,36 @@ def _promise(facts: ReleaseFacts, privacy: PatientPrivacy) -> str:
 | | |
 |---|---|
 | unit of protection | one patient with all records (at most {facts.protocol.cohort.max_records} in a step) |
-| neighbouring data sets | add or remove one patient |
+| neighbouring data sets | {neighbours} |
 | epsilon of this study, largest over hospitals | {bound} (planned: {privacy.epsilon:g}) |
 | delta | {privacy.delta:g} |
+| the same without amplification by sampling | {_number(bare)} |
 | protected from | the coordinator, the other hospitals, and whoever holds this release, together |
 | not protected from | the patient's own hospital, which holds the record |
 
-Patients of different hospitals are taken as different people. A patient treated at two hospitals is protected
-by the sum of what the two spent.
+The epsilon counts on nobody knowing which patients were sampled in which step; what holds against somebody
+who does is stated without amplification. Patients of different hospitals are taken as different people. A
+patient treated at two hospitals is protected by the sum of what the two spent.
 """
 
 
 def _mechanism(facts: ReleaseFacts, privacy: PatientPrivacy) -> str:
     training = facts.protocol.training
-    sigma = f"{facts.training_noise:.4f}" if facts.training_noise is not None else "see the ledgers"
-    if training.normalisation == "declared":
-        statistics = "none: centre and scale are constants of the protocol"
-    else:
-        noise = f"{facts.statistics_noise:.4f}" if facts.statistics_noise is not None else "see the ledgers"
+    sigma = _multiplier(facts.training_noise)
+    statistics = "none: centre and scale are constants of the protocol"
+    if training.normalisation == "federated":
+        counted = ", share of positive labels" if training.class_weights == "balanced" else ""
         statistics = (
-            "one Gaussian release of clipped sums, squares and missing counts, before training "
-            f"(rate 1, one step, noise multiplier {noise}, planned "
+            f"one Gaussian release of clipped sums, squares and missing counts{counted}, before training "
+            f"(rate 1, one step, noise multiplier {_multiplier(facts.statistics_noise)}, planned "
             f"{privacy.statistics_fraction:.0%} of epsilon)"
+        )
+    threshold = "fixed in the protocol"
+    if facts.protocol.threshold_rule is not None:
+        threshold = (
+            "from one Gaussian release of a histogram of the training patients' risks, after training "
+            f"(noise multiplier {_multiplier(facts.histogram_noise)}, planned "
+            f"{privacy.threshold_fraction:.0%} of epsilon), locked before any holdout was read"
         )
     return f"""\
 ## Mechanism
@@ -93,44 +243,85 @@ def _mechanism(facts: ReleaseFacts, privacy: PatientPrivacy) -> str:
 |---|---|
 | algorithm | DP-SGD: subsampled Gaussian mechanism, per-patient gradients clipped |
 | sampling | Poisson over patients, rate {training.sample_rate:g} |
-| clip (max_grad_norm) | {privacy.max_grad_norm:g} |
+| clip (max_grad_norm) | {_clip(privacy)} |
 | noise multiplier (sigma) | {sigma} |
 | steps | {training.steps} a round x {facts.rounds} rounds = {training.steps * facts.rounds} |
 | normaliser of the noisy sum | rate x declared size (frozen at enrolment), never a count of the cohort |
 | normalisation statistics | {statistics} |
+| imputation | a missing value becomes the centre above: no statistic of its own |
+| decision threshold | {threshold} |
 | sampling and noise from | ChaCha20 keyed by HKDF(site noise key, plan, cohort, code version) |
+| floating point | every normal is the sum of four draws; sums and noise are added in float64 |
 | accountant | PRV composition over all plans of the hospital's lineage, cross-checked with RDP |
 """
 
 
-def _spent(facts: ReleaseFacts, privacy: PatientPrivacy) -> str:
-    rows = [
-        f"| {p.site} | {p.declared_size} | {_number(p.epsilon_study)} | {_number(p.epsilon_lineage)} "
-        f"| {privacy.delta:g} | `{p.ledger_head or 'not stated'}` |"
-        for p in facts.site_privacy
-    ]
+def _clip(privacy: PatientPrivacy) -> str:
+    if privacy.clipping == "per-layer":
+        return f"{privacy.max_grad_norm:g} over all, each of k layers to {privacy.max_grad_norm:g} / sqrt(k)"
+    if privacy.clipping == "adaptive":
+        quantile = privacy.quantile
+        return (
+            f"adaptive: starts at {privacy.max_grad_norm:g}, which it never exceeds, and follows the "
+            f"{quantile.target:g} quantile of the norms by a noised count in every step, which takes "
+            f"{quantile.share:.0%} of the precision of the noise"
+        )
+    return f"{privacy.max_grad_norm:g} over all parameters"
+
+
+def _spent(facts: ReleaseFacts, privacy: PatientPrivacy, value: dict[str, Any]) -> str:
+    rows = []
+    for line in value["hospitals"]:
+        parts = line.get("by_purpose", {})
+        made = ", ".join(f"{name} {part['releases']}" for name, part in parts.items()) or "not shown"
+        rows.append(
+            f"| {line['site']} | {line['declared_size']} | {_number(line['epsilon'])} "
+            f"| {_number(line['epsilon_lineage'])} | {privacy.delta:g} "
+            f"| {_number(line.get('epsilon_without_amplification'))} | {made} "
+            f"| `{line['ledger_head'] or 'not stated'}` |"
+        )
     table = "\n".join(rows)
     return f"""\
 ## Spent, by each hospital's own ledger
 
-| hospital | declared size | epsilon, this study | epsilon, whole lineage | delta | head of its ledger |
-|---|---|---|---|---|---|
+| hospital | declared size | epsilon, this study | epsilon, whole lineage | delta | without amplification \
+| noised releases | head of its ledger |
+|---|---|---|---|---|---|---|---|
 {table}
 
 *Lineage*: the same source population over all studies and all time. A reservation counts even if its update
-never arrived.
+never arrived. A hospital that showed no ledger is charged for every plan that named it.
+"""
+
+
+def _tuning(value: dict[str, Any]) -> str:
+    lines = []
+    for line in value["hospitals"]:
+        if "epsilon_beside_this_study" not in line:
+            continue
+        more = f", {line['write_offs']} write-offs" if line["write_offs"] else ""
+        more += f", {line['restores']} restores after loss" if line["restores"] else ""
+        lines.append(f"- {line['site']}: epsilon {line['epsilon_beside_this_study']:.3f}{more}")
+    listed = "\n".join(lines) or "- not shown"
+    return f"""\
+## What tuning cost
+
+Every run on these patients spends from the same ledger: trials of other settings, studies that led to no
+release, and earlier studies on the population. Beside this study the ledgers hold, over all time:
+
+{listed}
+
+Rounds of this study that failed and were planned anew are part of its epsilon above. Settings that were
+chosen on public or simulated data cost nothing.
 """
 
 
 def _not_covered() -> str:
-    return """\
+    listed = "\n".join(f"- {item[0].upper()}{item[1:]}." for item in NOT_COVERED)
+    return f"""\
 ## Not covered
 
-- Holdout patients (see above).
-- The data-quality verdicts of intake: one bit per check, exact.
-- Timing, sizes of messages, and whether a hospital answered or refused.
-- The declared size of a hospital, rounded to two significant figures when it enrolled.
-- What a hospital or a clinician publishes elsewhere.
+{listed}
 """
 
 
@@ -139,6 +330,8 @@ def _replay(facts: ReleaseFacts, privacy: PatientPrivacy) -> str:
     spends = [f"Spend({training.sample_rate!r}, {facts.training_noise!r}, {training.steps * facts.rounds})"]
     if facts.statistics_noise is not None:
         spends.insert(0, f"Spend(1.0, {facts.statistics_noise!r}, 1)")
+    if facts.histogram_noise is not None:
+        spends.append(f"Spend(1.0, {facts.histogram_noise!r}, 1)")
     if facts.training_noise is None:
         snippet = ""
     else:
@@ -146,15 +339,20 @@ def _replay(facts: ReleaseFacts, privacy: PatientPrivacy) -> str:
 The study as planned, for a hospital that took part once in every round:
 
     from privacy.accountant import Spend, epsilon
-    epsilon([{", ".join(spends)}], {privacy.delta!r})
+    epsilon([{", ".join(spends)}], {privacy.delta!r}, {privacy.adjacency!r})
 """
     return f"""\
 ## How to replay
 
-Each hospital holds its ledger and runs `consilium ledger verify`: it checks the chain and signatures of
-every entry and composes (rate, noise multiplier, steps) anew. The head it prints is the one in the table
-above, or a later one that follows from it.
+`ledgers/` holds an excerpt of each hospital's ledger: every entry's signature, link and triple (rate, noise
+multiplier, steps), opened for this study alone. `consilium release verify` checks them and composes every
+epsilon above anew, offline. The hospital itself runs `consilium ledger verify`; the head it prints is the one
+in the table above, or a later one that follows from it.
 {snippet}"""
+
+
+def _multiplier(value: float | None) -> str:
+    return "see the ledgers" if value is None else f"{value:.4f}"
 
 
 def _number(value: float | None) -> str:

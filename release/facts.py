@@ -26,6 +26,8 @@ class ReleaseFacts:
         metrics: `validation.pooling.metrics_tree(evaluation)`.
         gates: `validation.gates.judge(...)`.
         site_privacy: what each hospital spent, by its own ledger.
+        ledgers: excerpts of the ledgers (JSONL) by who keeps them, a hospital or (hospital-level privacy) the
+            coordinator; the epsilon above can be composed anew from them.
         verification: one report per hospital on the exported file, with `parity`.
         training_noise: noise multiplier of each training step; None without differential privacy.
         statistics_noise: noise multiplier of the normalisation statistics; None when declared or without DP.
@@ -45,6 +47,7 @@ class ReleaseFacts:
     metrics: Mapping[str, Any]
     gates: Sequence[GateResult]
     site_privacy: Sequence[SitePrivacy] = ()
+    ledgers: Mapping[str, bytes] = field(default_factory=dict)
     verification: Sequence[EvaluationReport] = ()
     training_noise: float | None = None
     statistics_noise: float | None = None

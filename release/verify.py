@@ -19,6 +19,7 @@ _REQUIRED = {
     "validation.json",
     "validation.html",
     "dp_statement.md",
+    "dp_statement.json",
     "golden.json",
     "README.txt",
 }
@@ -47,8 +48,8 @@ def verify_release(folder: Path, trusted_public: str) -> list[Check]:
         trusted_public: the coordinator's public key (43 characters), obtained apart from the release.
 
     Returns:
-        The checks in order: manifest, signature, files, digests, protocol, approval, gates, golden rows. The
-        golden rows run only after everything else held, since they run the model.
+        The checks in order: manifest, signature, files, digests, protocol, approval, gates, ledgers, golden
+        rows. The golden rows run only after everything else held, since they run the model.
     """
     try:
         manifest = read_manifest(folder)
@@ -60,6 +61,7 @@ def verify_release(folder: Path, trusted_public: str) -> list[Check]:
     checks.append(_check_protocol(folder, manifest))
     checks += check_approval(manifest)
     checks.append(check_gates(manifest))
+    checks.append(_check_ledgers(folder, manifest))
     if all(check.passed for check in checks):
         checks.append(_check_golden(folder))
     else:
@@ -156,6 +158,30 @@ def _check_protocol(folder: Path, manifest: ReleaseManifest) -> Check:
     if canonical_json(protocol) != data or protocol.hash != manifest.protocol_hash:
         return Check("protocol", False, "study.json is not the protocol of the manifest", "E701")
     return Check("protocol", True, f"hash {manifest.protocol_hash[:12]}...", "E701")
+
+
+def _check_ledgers(folder: Path, manifest: ReleaseManifest) -> Check:
+    """The ledgers verify, and compose to the epsilon that the manifest states for each hospital."""
+    from contracts.study import load_study
+    from release.ledgers import FOLDER, check_replay, keeper
+
+    if manifest.privacy_mode == "none":
+        return Check("ledgers", True, "none: no differential privacy is claimed", "E402")
+    try:
+        protocol = load_study(folder / "study.json")
+        shown = [p for p in manifest.site_privacy if p.ledger_key is not None]
+        for stated in shown:
+            data = (folder / FOLDER / f"{keeper(protocol, stated.site)}.jsonl").read_bytes()
+            check_replay(protocol, stated, data)
+    except OSError as error:
+        return Check("ledgers", False, f"{error.filename}: {error.strerror}", "E402")
+    except ConsiliumError as error:
+        return Check("ledgers", False, error.detail, error.number)
+    silent = [p.site for p in manifest.site_privacy if p.ledger_key is None]
+    detail = f"{len(shown)} replayed: the stated epsilon follows from their entries"
+    if silent:
+        detail += f"; charged for every plan, as they showed none: {', '.join(silent)}"
+    return Check("ledgers", True, detail, "E402")
 
 
 def _check_golden(folder: Path) -> Check:

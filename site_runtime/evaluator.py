@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from contracts.canonical import sha256
 from contracts.errors import ConsiliumError
 from contracts.evaluation import EvaluationReport, Parity, one_bit
 from contracts.plan import RoundPlan
@@ -17,6 +18,7 @@ from contracts.study import PatientPrivacy, StudyProtocol, threshold_of
 from durable.files import locked, write_atomic
 from models.registry import load_model
 from privacy.accountant import epsilon
+from privacy.excerpt import read_excerpt
 from privacy.ledger import Ledger
 from release.export import parity
 from release.session import predict
@@ -68,6 +70,7 @@ def make_report(
         else:
             with torch.no_grad():
                 probability = torch.sigmoid(model(torch.from_numpy(features))).numpy()
+    spent, excerpt = account(home, config, protocol, plan.kind)
     report = EvaluationReport(
         study=protocol.study,
         protocol_hash=protocol.hash,
@@ -77,10 +80,10 @@ def make_report(
         model=plan.artefact or plan.base_model,
         cohort=cohort.digest,
         parity=agreement,
-        **spent(home, config, protocol),
+        **spent,
         **performance(probability, label.astype(np.int64), features, protocol, cell, threshold),
     )
-    keep(home, plan_digest, report, None, {})
+    keep(home, plan_digest, report, None, {}, excerpt)
 
 
 def remember_evaluation(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan, cohort: str) -> None:
@@ -107,16 +110,27 @@ def remember_evaluation(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan
         write_atomic(path, json.dumps(known, sort_keys=True).encode())
 
 
-def spent(home: SiteHome, config: SiteConfig, protocol: StudyProtocol) -> dict[str, float | str]:
-    """What this site's ledger says of the study now, reservations without an update included."""
-    lineage = config.governance.lineage
-    if not isinstance(protocol.privacy, PatientPrivacy) or not home.ledger(lineage).exists():
-        return {}
-    ledger = Ledger(
-        home.ledger(lineage), config.site, lineage, SigningKey.load(config.site, home.signing_key)
-    )
-    return {
-        "epsilon_study": epsilon(ledger.spends(protocol.study), protocol.privacy.delta),
-        "epsilon_lineage": epsilon(ledger.spends(), protocol.privacy.delta),
-        "ledger_head": ledger.head,
+def account(
+    home: SiteHome, config: SiteConfig, protocol: StudyProtocol, kind: str
+) -> tuple[dict[str, float | str], bytes | None]:
+    """What this site's ledger says of the study now, reservations without an update included.
+
+    Returns:
+        the report's fields; and with an evaluation the ledger's excerpt, from which anybody can compose them
+        anew. None where nothing was ever spent.
+    """
+    lineage, privacy = config.governance.lineage, protocol.privacy
+    if not isinstance(privacy, PatientPrivacy) or not home.ledger(lineage).exists():
+        return {}, None
+    key = SigningKey.load(config.site, home.signing_key)
+    ledger = Ledger(home.ledger(lineage), config.site, lineage, key)
+    excerpt = ledger.excerpt(protocol.study)
+    found = read_excerpt(excerpt, key.public)
+    fields: dict[str, float | str] = {
+        "epsilon_study": epsilon(found.study_spends, privacy.delta, privacy.adjacency),
+        "epsilon_lineage": epsilon(found.spends, privacy.delta, privacy.adjacency),
+        "ledger_head": found.head,
     }
+    if kind != "evaluation":
+        return fields, None
+    return fields | {"ledger": sha256(excerpt)}, excerpt

@@ -21,6 +21,7 @@ from strategies.interface import Tensors
 TENSORS = "update.safetensors"
 DOCUMENT = "document.json"
 KEPT = "kept.safetensors"
+LEDGER = "ledger.jsonl"
 
 
 @contextlib.contextmanager
@@ -44,19 +45,29 @@ def tensor_bytes(tensors: Tensors) -> bytes:
     return data
 
 
-def keep(home: SiteHome, plan: str, document: Contract, tensors: bytes | None, state: Tensors) -> Path:
+def keep(
+    home: SiteHome,
+    plan: str,
+    document: Contract,
+    tensors: bytes | None,
+    state: Tensors,
+    ledger: bytes | None = None,
+) -> Path:
     """Put a finished result into the outbox in one step: all of it or nothing.
 
     Args:
         document: what will be signed and sent.
         tensors: the update's safetensors, if it has any.
         state: what the strategy keeps at the site for the next round.
+        ledger: the excerpt of the privacy ledger that an evaluation shows.
     """
     target = home.outbox(plan)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".unfinished."))
     try:
         if tensors is not None:
             _write(temporary / TENSORS, tensors)
+        if ledger is not None:
+            _write(temporary / LEDGER, ledger)
         if state:
             _write(temporary / KEPT, tensor_bytes(state))
         _write(temporary / DOCUMENT, canonical_json(document))

@@ -26,7 +26,7 @@ from site_runtime.consent import check_consent, load_approved
 from site_runtime.egress import refuse, send
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
-from site_runtime.outbox import DOCUMENT, TENSORS, exclusively, finished, restore_state
+from site_runtime.outbox import DOCUMENT, LEDGER, TENSORS, exclusively, finished, restore_state
 from site_runtime.preflight import check_layers, check_promise
 
 UPDATES = ("statistics", "training", "histogram")  # kinds of plan that an update answers
@@ -120,7 +120,9 @@ def _answer(
         check_consent(home, plan.study, plan.protocol_hash)  # it may have been withdrawn meanwhile
         if (folder / TENSORS).exists():
             settle(home, config, plan_digest)
-            exchange.put(folder / TENSORS, plan_digest)
+        for name in (TENSORS, LEDGER):
+            if (folder / name).exists():
+                exchange.put(folder / name, plan_digest)
         document = document_type.model_validate_json((folder / DOCUMENT).read_bytes())
         return send(home, config, document)
 

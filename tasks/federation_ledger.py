@@ -162,6 +162,7 @@ def hospitals_privacy(home: CoordinatorHome, protocol: StudyProtocol, sites: lis
             epsilon_study=spent.epsilon_study,
             epsilon_lineage=spent.epsilon_lineage,
             ledger_head=spent.ledger_head,
+            ledger_key=coordinator_key(home).public,
         )
         for site in sites
     ]

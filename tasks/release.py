@@ -25,11 +25,13 @@ from release.golden import golden_rows
 from release.registry import next_version, register, releases
 from release.verify import verified, verify_release
 from tasks.answers import Answers, gather
+from tasks.central import COORDINATOR
 from tasks.exchange import DirectoryExchange
 from tasks.federation import coordinator_key, load_federation
-from tasks.federation_ledger import hospitals_privacy
+from tasks.federation_ledger import federation_ledger, hospitals_privacy
 from tasks.head import Head, advance, load_head, load_protocol, now
 from tasks.home import CoordinatorHome
+from tasks.ledgers import check_ledger, excerpt_bytes
 from tasks.roster import eligible_sites, make_plan, study_noise
 from tasks.rounds import OpenedRound, roster_of, waiting
 from tasks.store import (
@@ -109,10 +111,15 @@ def _collect(
         "model": plan.artefact or plan.base_model,
     }
     for site, report in list(answers.documents.items()):
-        if report.site != site or any(getattr(report, k) != v for k, v in expected.items()):
-            answers.refuse(site, ConsiliumError("E504"))
-        else:
-            save_answer(home, protocol.study, digest, site, answers.texts[site])
+        try:
+            if report.site != site or any(getattr(report, k) != v for k, v in expected.items()):
+                raise ConsiliumError("E504")
+            if plan.kind == "evaluation":
+                check_ledger(home, protocol, report)
+        except ConsiliumError as error:
+            answers.refuse(site, error)
+            continue
+        save_answer(home, protocol.study, digest, site, answers.texts[site])
     if len(answers.documents) < protocol.min_sites:
         raise ConsiliumError("E506", f"{plan.kind}: {answers.summary()}")
     return plan, answers
@@ -238,6 +245,7 @@ def collect_verification(
         metrics=metrics_tree(evaluation),
         gates=[GateResult.model_validate(gate) for gate in record["gates"]],
         site_privacy=site_privacy(home, protocol, evaluation),
+        ledgers=shown_ledgers(home, protocol, evaluation),
         verification=verification,
         training_noise=noise.training if noise else None,
         statistics_noise=noise.statistics if noise else None,
@@ -348,9 +356,20 @@ def site_privacy(
                 epsilon_study=study,
                 epsilon_lineage=lineage,
                 ledger_head=line.get("ledger_head"),
+                ledger_key=federation.member(site).sign_key if site in shown else None,
             )
         )
     return found
+
+
+def shown_ledgers(
+    home: CoordinatorHome, protocol: StudyProtocol, reports: list[EvaluationReport]
+) -> dict[str, bytes]:
+    """The excerpts of the ledgers, by who keeps them: what the release's epsilon can be replayed from."""
+    if isinstance(protocol.privacy, HospitalPrivacy):
+        return {COORDINATOR: federation_ledger(home).excerpt(protocol.study)}
+    shown = {report.site: excerpt_bytes(home, report) for report in reports}
+    return {site: data for site, data in sorted(shown.items()) if data is not None}
 
 
 def threshold_found(home: CoordinatorHome, protocol: StudyProtocol) -> dict[str, Any]:

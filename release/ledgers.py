@@ -1,0 +1,96 @@
+"""The ledgers in a release: excerpts that open this study alone, from which its epsilon is composed anew."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from contracts.errors import ConsiliumError
+from contracts.release import SitePrivacy
+from contracts.study import NoPrivacy, StudyProtocol
+from privacy.accountant import Spend, epsilon, epsilon_without_amplification
+from privacy.calibration import adjacency_of
+from privacy.excerpt import Excerpt, read_excerpt
+
+FOLDER = "ledgers"
+COORDINATOR = "coordinator"
+
+_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One hospital's account, composed from its excerpt alone.
+
+    Attributes:
+        epsilon_study: everything reserved for the study, at its delta.
+        epsilon_lineage: everything ever spent on the population.
+        epsilon_other: what was spent on it beside this study: other studies, trials of settings, write-offs.
+        epsilon_without_amplification: of the study, against somebody who knows who was sampled.
+    """
+
+    excerpt: Excerpt
+    epsilon_study: float
+    epsilon_lineage: float
+    epsilon_other: float
+    epsilon_without_amplification: float
+    by_purpose: Mapping[str, float]
+
+
+def keeper(protocol: StudyProtocol, site: str) -> str:
+    """Who keeps the ledger that speaks for a hospital: itself; the coordinator with hospital-level privacy."""
+    return COORDINATOR if protocol.privacy.mode == "site" else site
+
+
+def replay(protocol: StudyProtocol, data: bytes, public: str) -> Replayed:
+    """Verify an excerpt with its keeper's key and compose every epsilon from its triples.
+
+    Raises:
+        ConsiliumError: E402, E418, it does not verify; E408, the accountants disagree.
+    """
+    privacy = protocol.privacy
+    assert not isinstance(privacy, NoPrivacy)
+    found, delta, adjacency = read_excerpt(data, public), privacy.delta, adjacency_of(protocol)
+    if found.study not in (None, protocol.study):
+        raise ConsiliumError("E402", f"the ledger of {found.site!r} opens study {found.study!r}")
+    other = Counter(found.spends) - Counter(found.study_spends)
+    return Replayed(
+        excerpt=found,
+        epsilon_study=epsilon(found.study_spends, delta, adjacency),
+        epsilon_lineage=epsilon(found.spends, delta, adjacency),
+        epsilon_other=epsilon(other.elements(), delta, adjacency),
+        epsilon_without_amplification=epsilon_without_amplification(found.study_spends, delta, adjacency),
+        by_purpose={name: epsilon(spends, delta, adjacency) for name, spends in found.by_purpose.items()},
+    )
+
+
+def check_replay(protocol: StudyProtocol, stated: SitePrivacy, data: bytes) -> Replayed:
+    """Replay the ledger that speaks for a hospital, and check that it gives what the manifest states.
+
+    Raises:
+        ConsiliumError: E402, E418, it does not verify; E407, it ends in another head than the one stated;
+            E408, it composes to another epsilon.
+    """
+    if stated.ledger_key is None:
+        raise ConsiliumError("E402", f"no key is stated for the ledger of {stated.site!r}")
+    found = replay(protocol, data, stated.ledger_key)
+    if found.excerpt.site != keeper(protocol, stated.site):
+        raise ConsiliumError("E402", f"the ledger of {found.excerpt.site!r} in the place of {stated.site!r}")
+    if found.excerpt.head != stated.ledger_head:
+        raise ConsiliumError(
+            "E407", f"{stated.site!r}: head {found.excerpt.head}, stated {stated.ledger_head}"
+        )
+    pairs = (
+        (stated.epsilon_study, found.epsilon_study),
+        (stated.epsilon_lineage, found.epsilon_lineage),
+    )
+    for value, composed in pairs:
+        if value is None or abs(value - composed) > _TOLERANCE * max(1.0, composed):
+            raise ConsiliumError("E408", f"{stated.site!r}: stated {value}, its ledger gives {composed:.6f}")
+    return found
+
+
+def steps_of(spends: tuple[Spend, ...]) -> int:
+    """Number of noised releases in some spends."""
+    return sum(spend.steps for spend in spends)
