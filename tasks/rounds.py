@@ -195,9 +195,9 @@ def close_round(
     }
     updates = list(answers.documents.values())
     base = Base(plan.base_model, head.optimiser)
-    decided = None
     if plan.kind == "histogram":
         decided, result = decide_threshold(home, protocol, updates, plan.noise_multiplier), base
+        record |= decided.record(protocol)
     else:
         result = aggregate(home, protocol, plan.kind, base, updates, weights, plan.noise_multiplier)
     record.pop("reason", None)  # of an attempt that missed the quorum
@@ -210,8 +210,8 @@ def close_round(
         "epsilon": epsilon_of(protocol, updates),
         "seconds": seconds_since(plan.created),
     }
-    record |= decided.record(protocol) if decided else {}
-    undecided = decided.refusal if decided else None
+    threshold = record.get("threshold", {})
+    undecided = ConsiliumError("E427", threshold["undecided"]) if "undecided" in threshold else None
     finished = head.round >= protocol.last_round
     save_record(home, study, str(head.round), record)
     advance(
@@ -222,7 +222,7 @@ def close_round(
         plan=None,
         refusals=0,
         reason=str(undecided)[:500] if undecided else None,
-        threshold=decided.threshold.value if decided and decided.threshold else None,
+        threshold=threshold.get("value"),
         model=result.model,
         optimiser=result.optimiser,
         # Bound to a round that no longer is the head's: a cleared run of the last round finds nothing to do.
