@@ -83,7 +83,7 @@ def plan_of(protocol, kind, number, **changes):
 @pytest.mark.parametrize("changes", [{}, {"decision_threshold": 0.5}])
 def test_what_is_spent_and_what_is_still_planned_is_always_the_whole_study(changes):
     """The histogram is counted from the first exchange on: what could not be finished is not begun."""
-    protocol = ruled(**changes)
+    protocol = ruled(**({"privacy": PRIVACY} | changes))
     noise = calibrate(protocol)
     planned = planned_spends(protocol, noise)
     kinds = ["statistics", "training", "training", *(["histogram"] if noise.histogram else [])]
@@ -196,6 +196,24 @@ def test_the_histogram_is_charged_once_and_sent_again_with_the_same_bytes(privat
     anew = train(simulation.sites["ash"], resigned(simulation, plan, attempt=2), exchange(simulation))
     tensors = [UpdateEnvelope.model_validate(parse_signed(text).document).tensors for text in (first, anew)]
     assert tensors[0] == tensors[1] and len(ledger(simulation).spends()) == before + 1
+
+
+@pytest.mark.slow
+def test_cut_off_before_its_update_was_kept_the_retry_gives_the_same_bytes_and_costs_nothing_more(
+    private, monkeypatch
+):
+    simulation, plan = private
+    home, before = simulation.sites["ash"], len(ledger(simulation).spends())
+    whole = simulation.root.parent / "whole"
+    shutil.copytree(home.root, whole / "ash", symlinks=True)
+    reference = parse_signed(train(SiteHome(whole / "ash"), plan, exchange(simulation))).document
+    with monkeypatch.context() as patched:
+        patched.setattr("site_runtime.training.keep", lambda *_: 1 / 0)
+        assert refused(simulation, train, plan) == "E899"
+    assert len(ledger(simulation).spends()) == before + 1
+    again = parse_signed(train(home, plan, exchange(simulation))).document
+    assert again["tensors"] == reference["tensors"]
+    assert len(ledger(simulation).spends()) == before + 1
 
 
 @pytest.mark.slow
