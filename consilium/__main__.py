@@ -30,7 +30,7 @@ NOUNS: dict[str, tuple[str, str, str]] = {
     "study": ("consilium.study", "app", "Check a study file; replay a finished study."),
     "site": ("consilium.site", "app", "A hospital's own view: check, show, pause, withdraw."),
     "data": ("consilium.data", "app", "Fetch public data sets."),
-    "ledger": ("consilium.ledger", "app", "Show and verify a hospital's privacy ledger."),
+    "ledger": ("consilium.ledger", "app", "A hospital's privacy ledger: show, verify, export, decide."),
     "release": ("consilium.release", "app", "List, show and verify releases."),
     "contracts": ("consilium.contracts", "app", "Print the JSON Schema of everything that may cross."),
 }
@@ -63,7 +63,8 @@ EXTRAS = {
     **dict.fromkeys(("onnxruntime",), "verify"),
     **dict.fromkeys(("torch", "pandas", "pyarrow", "safetensors", "opacus", "httpx", "jwt", "dvc"), "site"),
     **dict.fromkeys(("airflow", "great_expectations", "onnx", "psutil", "pytorch_lightning"), "site"),
-    **dict.fromkeys(("matplotlib", "jinja2", "gto"), "coordinator"),
+    **dict.fromkeys(("matplotlib",), "site"),
+    **dict.fromkeys(("jinja2", "gto"), "coordinator"),
 }
 
 

@@ -50,6 +50,17 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E413": ("patients-unbounded", "The source does not say which records belong to one patient."),
     "E414": ("sampler-not-poisson", "The study samples patients in a way that its privacy does not cover."),
     "E415": ("normaliser-from-data", "The study would divide by a number that was counted from the data."),
+    "E417": (
+        "ledger-decision-refused",
+        "A decision about the privacy ledger is incomplete or does not apply.",
+    ),
+    "E418": ("excerpt-refused", "The excerpt of a privacy ledger is too large, cut off or opens too much."),
+    "E423": ("federation-budget-invalid", "The file with the federation's privacy budget cannot be used."),
+    "E424": (
+        "noise-key-missing",
+        "The coordinator's noise key is gone, so private rounds cannot be repeated.",
+    ),
+    "E425": ("hospital-delta-too-large", "The study's delta is not below one over the number of hospitals."),
     "E426": ("threshold-not-locked", "The decision threshold is not the one that was locked after training."),
     "E427": ("threshold-undecided", "The training histogram cannot decide the decision threshold."),
     "E501": ("update-malformed", "The update's tensors do not have the expected names, shapes or types."),

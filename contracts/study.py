@@ -344,6 +344,8 @@ class StudyProtocol(Contract):
         for gate in self.gates:
             if gate.subgroup is not None and gate.subgroup not in known:
                 raise ValueError(f"gate names unknown subgroup {gate.subgroup!r}")
+        if isinstance(self.privacy, HospitalPrivacy):
+            self._only_noised_sums()
         if (self.cadence == "cron") != (self.cron is not None):
             raise ValueError("cadence: cron and cron: '...' go together")
         if self.training.class_weights == "balanced" and self.training.normalisation != "federated":
@@ -351,6 +353,20 @@ class StudyProtocol(Contract):
         if self.threshold_rule is not None and self.privacy.mode == "site":
             raise ValueError("a threshold from training has no noise of its own under privacy mode site")
         return self
+
+    def _only_noised_sums(self) -> None:
+        """With hospital-level privacy only the noised sums of updates may come from a hospital's data."""
+        reason = "with privacy.mode site, which covers model updates alone"
+        if self.training.normalisation != "declared":
+            raise ValueError(
+                f"training.normalisation {self.training.normalisation!r}, expected 'declared' {reason}"
+            )
+        if self.training.class_weights != "none":
+            raise ValueError(
+                f"training.class_weights {self.training.class_weights!r}, expected 'none' {reason}"
+            )
+        if isinstance(self.decision_threshold, ThresholdRule):
+            raise ValueError(f"decision_threshold is a rule, expected a number {reason}")
 
     def body(self) -> dict[str, Any]:
         """The fields the author wrote, plus the schema version: what is hashed and signed."""
@@ -413,10 +429,30 @@ def parse_study(value: Any, source: str = "study") -> StudyProtocol:
     """
     if not isinstance(value, dict):
         raise ConsiliumError("E101", f"{source}: expected a mapping, got {type(value).__name__}")
+    seed = find_seed(value)
+    if seed is not None and value.get("privacy") != {"mode": "none"}:
+        raise ConsiliumError("E405", f"{source}: field {seed!r}, expected none")
     try:
         return StudyProtocol.model_validate(value)
     except ValidationError as error:
         raise ConsiliumError("E101", f"{source}: {first_problem(error)}") from error
+
+
+def find_seed(value: Any, path: str = "") -> str | None:
+    """Where a configuration names a seed, at any depth; None if nowhere."""
+    parts: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        parts = [(str(key), inner) for key, inner in value.items()]
+    elif isinstance(value, list):
+        parts = [(str(number), inner) for number, inner in enumerate(value)]
+    for key, inner in parts:
+        here = f"{path}.{key}" if path else key
+        if key in ("seed", "random_seed", "noise_seed"):
+            return here
+        found = find_seed(inner, here)
+        if found is not None:
+            return found
+    return None
 
 
 def load_study(path: Path) -> StudyProtocol:

@@ -1,27 +1,13 @@
-"""An append-only, hash-chained, signed file of ledger entries that fails closed.
+"""A ledger's chain of entries, verified from its bytes alone: signatures, links, commitments, changes of key.
 
-Three files lie side by side: `<lineage>.jsonl`, one line of canonical JSON per entry with its opening;
-`<lineage>.head`, how long the chain was when an append was last acknowledged; `<lineage>.lock`.
-
-An append is acknowledged when its line is on disk and the head is written. Hence:
-
-- bytes behind the last newline were never acknowledged (the writer was killed): they are cut off;
-- whole lines beyond the head are valid entries whose writer died before it could answer: they count;
-- a chain shorter than its head, or missing although there is a head, has lost entries: E402.
-
-Whoever puts back an older copy of both files is found out by the head that the coordinator has seen (E407).
+Whoever trusts one key that signed an entry of a chain may trust the whole chain: the entries before are
+covered by that signature through the hashes, and those after are signed by keys that it handed over to.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -29,11 +15,29 @@ from pydantic import ValidationError
 from contracts.canonical import canonical_json, digest
 from contracts.errors import ConsiliumError
 from contracts.ledger import LedgerEntry, LedgerOpening
-from contracts.signing import Signed, SigningKey, first_problem, verify_bytes
+from contracts.signing import Signed, first_problem, verify_bytes
+from privacy.accountant import Spend
 
 ROOT = "0" * 64  # what the first entry names as the entry before it
 
-_LOCK_SECONDS = 30.0
+SPENDING = ("reserve", "write-off")
+
+# What each check that fails says of the line.
+_FAILURES = {
+    "type": "it is not a ledger entry",
+    "signer": "it is not signed by the site with the key in force",
+    "signature": "it was changed after it was signed",
+    "sequence": "an entry is missing, repeated or out of order",
+    "previous": "the entry before it was changed or removed",
+    "site": "it is of another site",
+    "lineage": "it is of another lineage",
+    "kind": "only the first entry is the genesis",
+    "triple": "its kind and its triple do not fit",
+    "share": "only a reservation has a quantile share",
+    "lost_head": "its kind and its lost head do not fit",
+    "rotation": "its kind, new key and acceptance do not fit",
+    "commitment": "its opening was changed",
+}
 
 
 @dataclass(frozen=True)
@@ -45,152 +49,127 @@ class Record:
     opening: LedgerOpening | None
     digest: str
 
-
-class Chain:
-    """The file of one lineage; `records` is what was verified last. Append only inside `locked()`."""
-
-    def __init__(self, path: Path, site: str, lineage: str, key: SigningKey) -> None:
-        self.path, self.site, self.lineage, self._key = path, site, lineage, key
-        self.records: list[Record] = []
-        self._verified = b""
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the lock of the lineage, among processes and threads, with `records` brought up to date.
-
-        Raises:
-            ConsiliumError: E402, the ledger cannot be locked, read, verified or written.
-        """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                _lock(lock, self.path)
-                self._refresh()
-                yield
-            finally:
-                os.close(lock)
-        except OSError as error:
-            raise ConsiliumError("E402", f"{self.path}: {error}") from error
-
-    def forget(self) -> None:
-        """Verify everything anew at the next `locked()`."""
-        self.records, self._verified = [], b""
-
-    def append(self, entry: dict[str, Any], opening: LedgerOpening) -> Record:
-        """Sign the next entry, write it behind the last and wait for the disk; inside `locked()` only.
-
-        Args:
-            entry: `kind`, and for a reservation the mechanism and its triple.
-
-        Raises:
-            OSError: nothing was added (`locked` turns it into E402).
-        """
-        fields = {
-            "sequence": len(self.records),
-            "previous": self.records[-1].digest if self.records else ROOT,
-            "site": self.site,
-            "lineage": self.lineage,
-            "commitment": digest(opening),
-        }
-        signed = self._key.sign(LedgerEntry.model_validate({**fields, **entry}))
-        line = canonical_json({"entry": signed.model_dump(mode="json"), "opening": _plain(opening)}) + b"\n"
-        record = parse_line(line, len(self.records) + 1)
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                rest = memoryview(line)
-                while rest:
-                    rest = rest[os.write(file, rest) :]
-                os.fdatasync(file)
-                self._write_head(len(self.records) + 1, record.digest)
-            except BaseException:
-                # Never acknowledged: take it back, so that a full disk leaves nothing half-written.
-                os.ftruncate(file, len(self._verified))
-                os.fsync(file)
-                raise
-        finally:
-            os.close(file)
-        self._verified += line
-        self.records.append(record)
-        return record
-
-    def _refresh(self) -> None:
-        head = self._read_head()
-        try:
-            data = self.path.read_bytes()
-        except FileNotFoundError:
-            data = b""
-        if head is None:
-            if self.path.exists():
-                raise ConsiliumError("E402", f"{self._head_path} is missing beside {self.path}")
-            self._create_head()
-            head = (0, ROOT)
-        whole = data[: data.rfind(b"\n") + 1]
-        if not whole.startswith(self._verified):
-            self.forget()
-        records = list(self.records)
-        for line in whole[len(self._verified) :].splitlines(keepends=True):
-            record = parse_line(line, len(records) + 1)
-            check_record(record, records, self.site, self.lineage, self._key.public)
-            if record.opening is None:
-                raise ConsiliumError("E402", f"line {len(records) + 1}: the opening is missing")
-            records.append(record)
-        self.records, self._verified = records, whole
-        length, last = head
-        if length > len(self.records) or last != ([ROOT] + [r.digest for r in self.records])[length]:
-            raise ConsiliumError(
-                "E402",
-                f"{self.path} holds {len(self.records)} entries that do not end in head {length} {last}",
-            )
-        if len(whole) < len(data):
-            with open(self.path, "r+b") as file:
-                file.truncate(len(whole))
-                os.fsync(file.fileno())
-        if length < len(self.records):
-            self._write_head(len(self.records), self.records[-1].digest)
-
     @property
-    def _head_path(self) -> Path:
-        return self.path.with_suffix(".head")
-
-    def _read_head(self) -> tuple[int, str] | None:
-        try:
-            value = json.loads(self._head_path.read_bytes())
-            return int(value["length"]), str(value["head"])
-        except FileNotFoundError:
+    def spend(self) -> Spend | None:
+        """The triple of a reservation or write-off; None for an entry that spends nothing."""
+        e = self.entry
+        if e.sample_rate is None or e.noise_multiplier is None or e.steps is None:
             return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConsiliumError("E402", f"{self._head_path}: {error!r}") from error
+        return Spend(e.sample_rate, e.noise_multiplier, e.steps)
 
-    def _create_head(self) -> None:
-        """Write the head of an empty chain, whole or not at all."""
-        new = self._head_path.with_suffix(".new")
-        with open(new, "wb") as file:
-            file.write(_head_bytes(0, ROOT))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, self._head_path)
-        folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    def line(self, *, with_opening: bool = True) -> bytes:
+        """The record as one line of JSON, newline included."""
+        value: dict[str, Any] = {"entry": self.signed.model_dump(mode="json")}
+        if with_opening and self.opening is not None:
+            value["opening"] = self.opening.model_dump(mode="json", exclude_none=True)
+        return canonical_json(value) + b"\n"
 
-    def _write_head(self, length: int, head: str) -> None:
-        """Overwrite the head in place: one short write of constant length, which no kill can tear.
 
-        It is not waited for: should a power cut bring back the head before, the chain is ahead and counts.
+class History:
+    """The verified beginning of a chain with its indices, all kept up to date entry by entry.
+
+    Args:
+        site: owner of the chain; None: whoever wrote the first entry.
+        lineage: likewise.
+    """
+
+    def __init__(self, site: str | None = None, lineage: str | None = None) -> None:
+        self.site, self.lineage = site, lineage
+        self.records: list[Record] = []
+        self.keys: list[str] = []  # public keys in the order of their time; the last is in force
+        self.heads: dict[str, int] = {}  # digest of an entry -> its sequence
+        self.lost_heads: set[str] = set()
+        self.reserved: dict[str, Record] = {}  # by plan
+        self.committed: dict[str, Record] = {}
+        self.totals: dict[tuple[float, float], int] = {}  # (sample_rate, noise_multiplier) -> steps
+
+    def head(self, length: int | None = None) -> str:
+        """Digest of the last entry, or of the last of the first `length`."""
+        count = len(self.records) if length is None else length
+        return self.records[count - 1].digest if count else ROOT
+
+    def knows(self, head: str) -> bool:
+        """Say whether the chain holds an entry of this digest, or answers for it since a restore."""
+        return head in self.heads or head in self.lost_heads
+
+    def spends(self, study: str | None = None) -> list[Spend]:
+        """What was reserved and written off, in order, altogether or under the name of one study."""
+        named = (
+            r for r in self.records if study is None or (r.opening is not None and r.opening.study == study)
+        )
+        return [spend for record in named if (spend := record.spend) is not None]
+
+    def pooled(self) -> list[Spend]:
+        """All spends with equal pairs added up: composes to the same epsilon in less time."""
+        return [Spend(rate, noise, steps) for (rate, noise), steps in self.totals.items()]
+
+    def add(self, record: Record) -> None:
+        """Verify that a record is the next one and take it in.
+
+        Raises:
+            ConsiliumError: E402, naming the line and what does not hold.
         """
-        file = os.open(self._head_path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.pwrite(file, _head_bytes(length, head), 0)
-        finally:
-            os.close(file)
+        self._check(record)
+        self.take(record)
+
+    def take(self, record: Record) -> None:
+        """Take in a record that is known to be the next one: verified, or just signed here."""
+        entry, opening = record.entry, record.opening
+        if not self.records:
+            self.site, self.lineage = entry.site, entry.lineage
+            self.keys.append(record.signed.key)
+        self.heads[record.digest] = entry.sequence
+        self.records.append(record)
+        if entry.new_key is not None:
+            self.keys.append(entry.new_key)
+        if entry.kind == "restore" and entry.lost_head is not None:
+            self.lost_heads.add(entry.lost_head)
+        spend = record.spend
+        if spend is not None:
+            pair = (spend.sample_rate, spend.noise_multiplier)
+            self.totals[pair] = self.totals.get(pair, 0) + spend.steps
+        if opening is not None and opening.plan is not None and entry.kind in ("reserve", "commit"):
+            index = self.reserved if entry.kind == "reserve" else self.committed
+            index.setdefault(opening.plan, record)
+
+    def _check(self, record: Record) -> None:
+        signed, entry, opening = record.signed, record.entry, record.opening
+        key = self.keys[-1] if self.keys else signed.key
+        triple = (entry.mechanism, entry.sample_rate, entry.noise_multiplier, entry.steps)
+        lost = entry.lost_head is not None
+        checks = {
+            "type": signed.type == "LedgerEntry",
+            "site": entry.site == (self.site or entry.site),
+            "lineage": entry.lineage == (self.lineage or entry.lineage),
+            "signer": signed.signer == entry.site and signed.key == key,
+            "signature": verify_bytes(signed.signed_bytes(), signed.signature, key),
+            "sequence": entry.sequence == len(self.records),
+            "previous": entry.previous == self.head(),
+            "kind": (entry.kind == "genesis") == (not self.records),
+            "triple": all((part is not None) == (entry.kind in SPENDING) for part in triple),
+            "share": entry.quantile_share is None or entry.kind == "reserve",
+            "lost_head": lost if entry.kind == "restore" else not lost or entry.kind == "write-off",
+            "rotation": self._rotates_well(entry),
+            "commitment": opening is None or digest(opening) == entry.commitment,
+        }
+        for name, holds in checks.items():
+            if not holds:
+                raise ConsiliumError(
+                    "E402", f"line {len(self.records) + 1}: {name} does not verify: {_FAILURES[name]}"
+                )
+
+    def _rotates_well(self, entry: LedgerEntry) -> bool:
+        if entry.kind != "rotate":
+            return entry.new_key is None and entry.acceptance is None
+        if entry.new_key is None or entry.acceptance is None or entry.new_key in self.keys:
+            return False
+        return verify_bytes(acceptance_bytes(entry), entry.acceptance, entry.new_key)
 
 
-def _head_bytes(length: int, head: str) -> bytes:
-    return canonical_json({"length": length, "head": head}).ljust(120) + b"\n"
+def acceptance_bytes(entry: LedgerEntry) -> bytes:
+    """What the new key of a rotation signs: the entry without its acceptance, under a type of its own."""
+    body = entry.model_dump(mode="json", exclude_none=True, exclude={"acceptance"})
+    return canonical_json({"type": "LedgerRotation", "signer": entry.site, "document": body})
 
 
 def parse_line(line: bytes, number: int) -> Record:
@@ -210,67 +189,35 @@ def parse_line(line: bytes, number: int) -> Record:
         return Record(signed, entry, shown, signed.digest)
     except ValidationError as error:
         raise ConsiliumError("E402", f"line {number}: {first_problem(error)}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConsiliumError("E402", f"line {number}: {error}") from error
 
 
-def check_record(record: Record, before: list[Record], site: str, lineage: str, public: str) -> None:
-    """Check that a record is the next one of a chain: signature, links, form and commitment.
-
-    Raises:
-        ConsiliumError: E402, naming the line and what does not hold.
-    """
-    signed, entry, opening = record.signed, record.entry, record.opening
-    triple = (entry.mechanism, entry.sample_rate, entry.noise_multiplier, entry.steps)
-    checks = {
-        "type": signed.type == "LedgerEntry",
-        "signer": signed.signer == site and signed.key == public,
-        "signature": verify_bytes(signed.signed_bytes(), signed.signature, public),
-        "sequence": entry.sequence == len(before),
-        "previous": entry.previous == (before[-1].digest if before else ROOT),
-        "site": entry.site == site,
-        "lineage": entry.lineage == lineage,
-        "kind": (entry.kind == "genesis") == (not before),
-        "triple": all((part is not None) == (entry.kind == "reserve") for part in triple),
-        "commitment": opening is None or digest(opening) == entry.commitment,
-    }
-    for name, holds in checks.items():
-        if not holds:
-            raise ConsiliumError("E402", f"line {len(before) + 1}: {name} does not verify")
-
-
-def replay(data: bytes, public: str) -> tuple[list[Record], int]:
+def read_history(data: bytes, public: str) -> tuple[History, int]:
     """Verify a ledger from its bytes alone, with or without openings; also return its unfinished last bytes.
 
-    Site and lineage are those of the first entry, which must carry the signature of `public`.
+    Site and lineage are those of the first entry. `public` must have signed, as the first key, the one in
+    force at the end or one between (see the top of this file).
 
     Raises:
         ConsiliumError: E402, naming the first line that does not verify.
     """
-    whole = data[: data.rfind(b"\n") + 1]
-    records: list[Record] = []
-    for line in whole.splitlines(keepends=True):
-        record = parse_line(line, len(records) + 1)
-        first = records[0].entry if records else record.entry
-        check_record(record, records, first.site, first.lineage, public)
-        records.append(record)
-    if not records:
+    end = data.rfind(b"\n") + 1
+    history = History()
+    for number, line in enumerate(data[:end].splitlines(keepends=True), 1):
+        history.add(parse_line(line, number))
+    if not history.records:
         raise ConsiliumError("E402", "the ledger has no entry, not even the first")
-    return records, len(data) - len(whole)
+    if public not in history.keys:
+        raise ConsiliumError("E402", f"no entry is signed by the trusted key {public}")
+    return history, len(data) - end
 
 
-def _plain(opening: LedgerOpening) -> dict[str, Any]:
-    return opening.model_dump(mode="json", exclude_none=True)
+def replay(data: bytes, public: str) -> tuple[list[Record], int]:
+    """Like `read_history`, for whoever needs the records alone.
 
-
-def _lock(lock: int, path: Path) -> None:
-    """Wait for the exclusive lock, but not for ever: a process that hangs must not hang the next one."""
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise ConsiliumError("E402", f"{path} is locked for {_LOCK_SECONDS:g} seconds") from None
-            time.sleep(0.002)
+    Raises:
+        ConsiliumError: E402, naming the first line that does not verify.
+    """
+    history, unfinished = read_history(data, public)
+    return history.records, unfinished

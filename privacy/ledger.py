@@ -2,21 +2,26 @@
 
 One plan, one reservation (design section 5): `reserve` comes before data are touched and counts for ever,
 whether or not its update arrived; asking again for the same plan returns the same entry and spends nothing.
-A ledger that cannot be read, verified or locked is E402, never an empty budget.
+A ledger that cannot be read, verified or locked is E402, never an empty budget. No check reads the clock.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from contracts.errors import ConsiliumError
 from contracts.ledger import LedgerEntry, LedgerOpening
-from contracts.signing import Signed, SigningKey
+from contracts.signing import Signed, SigningKey, first_problem
 from privacy.accountant import Spend, epsilon
-from privacy.chain import Chain, Record
+from privacy.chain import History
+from privacy.chainfile import ChainFile, Draft
+from privacy.excerpt import excerpt_of
 
 MECHANISM = "subsampled-gaussian"
 
@@ -28,27 +33,77 @@ class Ledger:
         path: `<lineage>.jsonl`; its head and its lock lie beside it.
         site: the owner of `key`.
         lineage: the source population.
-        key: signs the entries and verifies those that are there.
+        key: the key in force, which signs new entries.
 
     Raises:
         ConsiliumError: E402, by every method, when the ledger cannot be read, verified, locked or written.
     """
 
     def __init__(self, path: Path, site: str, lineage: str, key: SigningKey) -> None:
-        self._chain = Chain(path, site, lineage, key)
+        self._chain = ChainFile(path, site, lineage, key)
         with self._chain.locked():
-            if not self._chain.records:
-                self._chain.append({"kind": "genesis"}, _opening(purpose="genesis"))
+            if not self._chain.history.records:
+                self._chain.append(self._genesis())
+
+    @classmethod
+    def restored(
+        cls,
+        path: Path,
+        site: str,
+        lineage: str,
+        key: SigningKey,
+        *,
+        lost_head: str,
+        charges: Sequence[Spend],
+        nothing_lost: bool = False,
+        officer: str,
+        reason: str,
+        study: str | None = None,
+    ) -> Ledger:
+        """Open a ledger that lost entries, charge for them, and let it answer for `lost_head` from then on.
+
+        The longest beginning that verifies is kept; of nothing a new ledger is begun. The charges are written
+        before the restore entry and name the head, so that a crash between loses none of them and whoever
+        repeats the command adds only what is not there yet.
+
+        Args:
+            lost_head: the head that the coordinator saw last.
+            charges: what the lost entries may have spent at most.
+            nothing_lost: states instead that they spent nothing; refused where the files prove otherwise.
+            officer: who decides.
+            study: whose charges they are, where it was one.
+
+        Raises:
+            ConsiliumError: E417, nothing is wrong with the ledger and it holds that head, or not exactly one
+                of charges and `nothing_lost` is given.
+        """
+        if bool(charges) == nothing_lost:
+            raise ConsiliumError("E417", "expected charges for what was lost, or that nothing was lost")
+        ledger = cls.__new__(cls)
+        ledger._chain = ChainFile(path, site, lineage, key)
+        with ledger._chain.salvaged() as loss:
+            history = ledger._chain.history
+            if history.knows(lost_head) and not loss.damaged:
+                raise ConsiliumError("E417", f"the ledger holds {lost_head}: there is nothing to restore")
+            if nothing_lost and loss.entries:
+                raise ConsiliumError("E417", f"{loss.entries} entries are lost, expected charges for them")
+            drafts = [] if history.records else [ledger._genesis()]
+            for charge in _missing(charges, history, lost_head):
+                drafts.append(ledger._write_off(charge, officer, reason, study, lost_head=lost_head))
+            opening = ledger._opening(purpose="restore", officer=officer, reason=reason)
+            drafts.append((_fields(kind="restore", lost_head=lost_head), opening))
+            ledger._chain.append(*drafts)
+        return ledger
 
     @property
     def head(self) -> str:
         """Digest of the last entry, as of the last call."""
-        return self._chain.records[-1].digest
+        return self._chain.history.head()
 
     @property
     def length(self) -> int:
         """Number of entries, as of the last call."""
-        return len(self._chain.records)
+        return len(self._chain.history.records)
 
     def reserve(
         self,
@@ -60,6 +115,7 @@ class Ledger:
         epsilon_cap: float,
         delta: float,
         projected: Iterable[Spend] = (),
+        quantile_share: float | None = None,
     ) -> LedgerEntry:
         """Reserve what answering a plan costs, or return the entry that reserved it before.
 
@@ -68,33 +124,29 @@ class Ledger:
             purpose: what for: `statistics`, `training`, ...
             epsilon_cap: the site's cap for the lineage, at `delta`.
             projected: what the study still plans after this: a study that cannot be finished is not begun.
+            quantile_share: of each step's precision, what pays for the count of adaptive clipping. It is
+                part of the spend and costs nothing more.
 
         Raises:
             ConsiliumError: E401, the cap would be passed; E411, the plan was reserved with another triple.
         """
         with self._chain.locked():
-            earlier = self._reservation(plan)
-            if earlier is not None:
-                if _spend(earlier) != spend or earlier.opening is None or earlier.opening.study != study:
-                    raise ConsiliumError(
-                        "E411", f"plan {plan}: reserved {_spend(earlier)}, asked for {spend}"
-                    )
+            history = self._chain.history
+            earlier = history.reserved.get(plan)
+            if earlier is not None and earlier.opening is not None:
+                before = (earlier.opening.study, earlier.spend, earlier.entry.quantile_share)
+                if before != (study, spend, quantile_share):
+                    asked = (study, spend, quantile_share)
+                    raise ConsiliumError("E411", f"plan {plan}: reserved {before}, asked for {asked}")
                 return earlier.entry
-            total = epsilon([*self._spends(None), spend, *projected], delta)
+            total = epsilon([*history.pooled(), spend, *projected], delta)
             if not total <= epsilon_cap:
                 raise ConsiliumError(
                     "E401", f"epsilon {total:.4f} at delta {delta:g}, expected at most {epsilon_cap:g}"
                 )
-            return self._chain.append(
-                {
-                    "kind": "reserve",
-                    "mechanism": MECHANISM,
-                    "sample_rate": spend.sample_rate,
-                    "noise_multiplier": spend.noise_multiplier,
-                    "steps": spend.steps,
-                },
-                _opening(study=study, plan=plan, purpose=purpose),
-            ).entry
+            fields = _fields(kind="reserve", spend=spend, quantile_share=quantile_share)
+            opening = self._opening(study=study, plan=plan, purpose=purpose)
+            return self._chain.append((fields, opening))[0].entry
 
     def commit(self, plan: str) -> LedgerEntry:
         """Mark that the update of a reserved plan is in the outbox. Spends nothing; again is harmless.
@@ -103,37 +155,67 @@ class Ledger:
             ConsiliumError: E402, the plan was never reserved.
         """
         with self._chain.locked():
-            reserved = self._reservation(plan)
+            history = self._chain.history
+            reserved = history.reserved.get(plan)
             if reserved is None or reserved.opening is None:
                 raise ConsiliumError("E402", f"plan {plan} was never reserved")
-            for record in self._chain.records:
-                if record.entry.kind == "commit" and record.opening and record.opening.plan == plan:
-                    return record.entry
-            opening = _opening(study=reserved.opening.study, plan=plan, purpose=reserved.opening.purpose)
-            return self._chain.append({"kind": "commit"}, opening).entry
+            if plan in history.committed:
+                return history.committed[plan].entry
+            opening = self._opening(study=reserved.opening.study, plan=plan, purpose=reserved.opening.purpose)
+            return self._chain.append((_fields(kind="commit"), opening))[0].entry
+
+    def write_off(self, spend: Spend, *, officer: str, reason: str, study: str | None = None) -> LedgerEntry:
+        """Charge what no plan made: spent outside this ledger, or by a trial done by hand. Counts for ever.
+
+        No cap refuses it, since it happened.
+
+        Raises:
+            ConsiliumError: E417, the officer, the reason or the study is not of the agreed form.
+        """
+        with self._chain.locked():
+            return self._chain.append(self._write_off(spend, officer, reason, study))[0].entry
+
+    def rotate(self, new_key: SigningKey, *, officer: str, reason: str) -> LedgerEntry:
+        """Hand over to a new key, in one entry that both keys sign. From then on only the new one signs.
+
+        Raises:
+            ConsiliumError: E417, the key was in force before or is not the site's own.
+        """
+        with self._chain.locked():
+            if new_key.public in self._chain.history.keys or new_key.owner != self._chain.site:
+                raise ConsiliumError("E417", f"key {new_key.public} of {new_key.owner!r}, expected a new one")
+            opening = self._opening(purpose="rotate", officer=officer, reason=reason)
+            fields = _fields(kind="rotate", new_key=new_key.public)
+            return self._chain.append((fields, opening), new_key=new_key)[0].entry
 
     def reserved(self, plan: str) -> bool:
         """Say whether the plan was reserved, finished or not."""
         with self._chain.locked():
-            return self._reservation(plan) is not None
+            return plan in self._chain.history.reserved
 
     def committed(self, plan: str) -> bool:
         """Say whether the plan's update was once in the outbox."""
         with self._chain.locked():
-            return any(
-                record.entry.kind == "commit" and record.opening and record.opening.plan == plan
-                for record in self._chain.records
-            )
+            return plan in self._chain.history.committed
 
     def spends(self, study: str | None = None) -> list[Spend]:
-        """Return what was reserved, in order, on the whole lineage or for one study."""
+        """Return what was reserved and written off, in order, on the whole lineage or for one study."""
         with self._chain.locked():
-            return self._spends(study)
+            return self._chain.history.spends(study)
 
     def entries(self) -> list[tuple[Signed, LedgerOpening | None]]:
         """Return every entry as it was signed, with its opening."""
         with self._chain.locked():
-            return [(record.signed, record.opening) for record in self._chain.records]
+            return [(record.signed, record.opening) for record in self._chain.history.records]
+
+    def excerpt(self, study: str) -> bytes:
+        """Return the ledger as whoever may see one study sees it: see `privacy.excerpt`.
+
+        Raises:
+            ConsiliumError: E418, it would be too large.
+        """
+        with self._chain.locked():
+            return excerpt_of(self._chain.history.records, study)
 
     def verify(self) -> None:
         """Verify every entry again from the file.
@@ -146,51 +228,67 @@ class Ledger:
             pass
 
     def check_head(self, expected: str) -> None:
-        """Check that this ledger contains the head that the coordinator has seen.
+        """Check that this ledger contains, or since a restore answers for, the head the coordinator has seen.
 
         Raises:
             ConsiliumError: E407, it does not: an older copy was put back.
         """
         with self._chain.locked():
-            if all(record.digest != expected for record in self._chain.records):
+            if not self._chain.history.knows(expected):
                 raise ConsiliumError(
                     "E407", f"{self._chain.path} has {self.length} entries, none of them {expected}"
                 )
 
-    def _reservation(self, plan: str) -> Record | None:
-        for record in self._chain.records:
-            if record.entry.kind == "reserve" and record.opening and record.opening.plan == plan:
-                return record
-        return None
+    def _genesis(self) -> Draft:
+        return _fields(kind="genesis"), self._opening(purpose="genesis")
 
-    def _spends(self, study: str | None) -> list[Spend]:
-        return [
-            _spend(record)
-            for record in self._chain.records
-            if record.entry.kind == "reserve"
-            and (study is None or (record.opening is not None and record.opening.study == study))
-        ]
+    def _write_off(
+        self, spend: Spend, officer: str, reason: str, study: str | None, lost_head: str | None = None
+    ) -> Draft:
+        opening = self._opening(study=study, purpose="write-off", officer=officer, reason=reason)
+        return _fields(kind="write-off", spend=spend, lost_head=lost_head), opening
 
-
-def spend_of_entry(entry: LedgerEntry) -> Spend | None:
-    """Return the triple of a reservation; None for an entry that spends nothing."""
-    if entry.sample_rate is None or entry.noise_multiplier is None or entry.steps is None:
-        return None
-    return Spend(entry.sample_rate, entry.noise_multiplier, entry.steps)
-
-
-def _spend(record: Record) -> Spend:
-    spend = spend_of_entry(record.entry)
-    if spend is None:
-        raise ConsiliumError("E402", f"entry {record.entry.sequence} has no triple")
-    return spend
+    def _opening(self, **fields: Any) -> LedgerOpening:
+        """An opening of now; of the time of the entry before, when the clock went back."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        records = self._chain.history.records
+        before = records[-1].opening if records else None
+        try:
+            return LedgerOpening(
+                **fields, time=max(now, before.time) if before else now, salt=os.urandom(32).hex()
+            )
+        except ValidationError as error:
+            raise ConsiliumError("E417", first_problem(error)) from error
 
 
-def _opening(*, purpose: str, study: str | None = None, plan: str | None = None) -> LedgerOpening:
-    return LedgerOpening(
-        study=study,
-        plan=plan,
-        purpose=purpose,
-        time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        salt=os.urandom(32).hex(),
+def _fields(*, kind: str, spend: Spend | None = None, **fields: Any) -> dict[str, Any]:
+    triple = (
+        {}
+        if spend is None
+        else {
+            "mechanism": MECHANISM,
+            "sample_rate": spend.sample_rate,
+            "noise_multiplier": spend.noise_multiplier,
+            "steps": spend.steps,
+        }
     )
+    return {"kind": kind, **triple, **fields}
+
+
+def _missing(charges: Sequence[Spend], history: History, lost_head: str) -> list[Spend]:
+    """The charges that an interrupted restore of the same head has not written yet."""
+    there: list[Spend] = []
+    for record in history.records:
+        if record.entry.lost_head != lost_head:
+            continue
+        if record.spend is None:  # a restore that was finished: this is another loss
+            there.clear()
+        else:
+            there.append(record.spend)
+    missing = []
+    for charge in charges:
+        if charge in there:
+            there.remove(charge)
+        else:
+            missing.append(charge)
+    return missing

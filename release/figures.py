@@ -10,7 +10,7 @@ from typing import Any, ParamSpec
 
 INK, GREY, BLUE, TEAL, GRID = "#1b2733", "#6b7a88", "#1f5f8b", "#0f766e", "#e3e8ec"
 _SITE_COLOURS = ("#1f5f8b", "#c2622d", "#0f766e", "#8a4f9e", "#b0892c", "#5b6b2f", "#a33b52", "#44546a")
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",  # text stays text: small, searchable
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Segoe UI", "Helvetica Neue", "Arial"],
@@ -46,7 +46,7 @@ def _drawn(draw: Callable[_Arguments, Any]) -> Callable[_Arguments, str]:
         import matplotlib
 
         target = io.BytesIO()
-        style: Any = _STYLE | {"svg.hashsalt": draw.__name__}
+        style: Any = STYLE | {"svg.hashsalt": draw.__name__}
         with matplotlib.rc_context(style):
             figure = draw(*args, **kwargs)
             figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None})

@@ -80,7 +80,8 @@ hospital that treats them; no record and no score left a hospital.</p>
 {% if pooled.events is not none %}, {{ pooled.events }} events{% if suppressed %} where shown{% endif %}{% endif %}\
 </span></div>
 <div><b>{{ "ε = %.2f"|format(facts.epsilon) if facts.epsilon is not none else "none" }}</b>\
-<span>{% if facts.epsilon is not none %}differential privacy per patient, δ = {{ "%.0e"|format(facts.delta) }}\
+<span>{% if facts.epsilon is not none %}differential privacy per \
+{{ "hospital" if protocol.privacy.mode == "site" else "patient" }}, δ = {{ "%.0e"|format(facts.delta) }}\
 {% elif protocol.privacy.mode == "none" %}differential privacy: this study uses none\
 {% else %}stated epsilon: a hospital states none{% endif %}</span></div>
 </div>

@@ -27,6 +27,7 @@ from site_runtime.egress import refuse, send
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
 from site_runtime.outbox import DOCUMENT, TENSORS, exclusively, finished, restore_state
+from site_runtime.preflight import check_layers, check_promise
 
 UPDATES = ("statistics", "training", "histogram")  # kinds of plan that an update answers
 SHEET = "sheet.digest"  # of the newest data sheet that left, in the study's state
@@ -53,6 +54,7 @@ def intake(home: SiteHome, study: str) -> str:
         config = load_site(home)
         protocol = load_approved(home, study)
         check_consent(home, study, protocol.hash)
+        check_promise(config, protocol)
         text = send(home, config, run_intake(home, study, protocol))
         write_atomic(home.state(study) / SHEET, parse_signed(text).digest.encode())
         return text
@@ -110,6 +112,8 @@ def _answer(
         with exclusively(home, plan_digest):
             if finished(home, plan_digest) is None:
                 check_plan(home, config, protocol, plan)
+                check_promise(config, protocol)
+                check_layers(protocol)
                 work(home, config, protocol, plan, plan_digest, exchange)
             restore_state(home, protocol.study, plan_digest)
             folder = home.outbox(plan_digest)
@@ -167,8 +171,9 @@ def check_plan(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan
         raise ConsiliumError("E504", f"round {plan.round} of {protocol.last_round}")
     if (plan.kind == "histogram") != (plan.kind in UPDATES and plan.round > protocol.rounds):
         raise ConsiliumError("E504", f"a {plan.kind} plan for round {plan.round} of {protocol.rounds}")
-    if protocol.privacy.mode == "none" and not config.policy.exact_updates:
-        raise ConsiliumError("E304", "policy.exact_updates is false and the study has no privacy")
+    if protocol.privacy.mode != "patient" and not config.policy.exact_updates:
+        why = "has no privacy" if protocol.privacy.mode == "none" else "leaves the noise to the coordinator"
+        raise ConsiliumError("E304", f"policy.exact_updates is false and the study {why}")
 
 
 @contextlib.contextmanager

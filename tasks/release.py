@@ -13,7 +13,7 @@ from contracts.evaluation import EvaluationReport
 from contracts.plan import RoundPlan
 from contracts.release import Approval, GateResult, SitePrivacy
 from contracts.signing import open_signed
-from contracts.study import PatientPrivacy, StudyProtocol, threshold_of
+from contracts.study import HospitalPrivacy, PatientPrivacy, StudyProtocol, threshold_of
 from contracts.version import CODE_VERSION
 from durable.files import read_json
 from privacy.accountant import Spend, epsilon
@@ -27,6 +27,7 @@ from release.verify import verified, verify_release
 from tasks.answers import Answers, gather
 from tasks.exchange import DirectoryExchange
 from tasks.federation import coordinator_key, load_federation
+from tasks.federation_ledger import hospitals_privacy
 from tasks.head import Head, advance, load_head, load_protocol, now
 from tasks.home import CoordinatorHome
 from tasks.roster import eligible_sites, make_plan, study_noise
@@ -325,6 +326,8 @@ def site_privacy(
                     named.setdefault(site, [])
         for line in record["updates"]:
             newest[line["site"]] = line
+    if isinstance(protocol.privacy, HospitalPrivacy):
+        return hospitals_privacy(home, protocol, sorted(named))
     for report in reports or []:
         if report.epsilon_study is not None:
             before = newest.get(report.site, {}).get("epsilon_study", 0.0)

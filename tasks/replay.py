@@ -66,6 +66,6 @@ def replay(home: CoordinatorHome, study: str) -> Iterator[Replayed]:
             yield Replayed(round=number, recorded=record["histogram"], recomputed=decided.digest)
             continue
         weights = {line["site"]: float(line["weight"]) for line in record["updates"]}
-        base = aggregate(home, protocol, plan.kind, base, updates, weights, plan.noise_multiplier)
+        base = aggregate(home, protocol, plan, record["plan"], base, updates, weights)
         assert base.model is not None
         yield Replayed(round=number, recorded=record["model"], recomputed=base.model)

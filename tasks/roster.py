@@ -7,10 +7,11 @@ from typing import Literal
 
 from contracts.datasheet import DataSheet
 from contracts.plan import RosterEntry, RoundPlan
-from contracts.study import StudyProtocol
+from contracts.study import HospitalPrivacy, StudyProtocol
 from contracts.version import CODE_VERSION
 from durable.files import locked, read_json, write_json
 from privacy.calibration import StudyNoise, calibrate
+from privacy.central import hospital_noise
 from tasks.federation import load_federation
 from tasks.head import Head, now
 from tasks.home import CoordinatorHome
@@ -44,7 +45,8 @@ def study_noise(home: CoordinatorHome, protocol: StudyProtocol) -> StudyNoise | 
         return None
     path = home.study(protocol.study) / "noise.json"
     if not path.exists():
-        write_json(path, asdict(calibrate(protocol)))
+        hospitals = isinstance(protocol.privacy, HospitalPrivacy)
+        write_json(path, asdict(hospital_noise(protocol) if hospitals else calibrate(protocol)))
     return StudyNoise(**read_json(path))
 
 

@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import time
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,28 @@ def damaged(path: Path, what: str) -> None:
     elif what == "unreadable":
         path.unlink()
         path.mkdir()
+    elif what == "line duplicated":
+        path.write_bytes(b"".join(lines) + lines[-1])
+    elif what == "link in its place":
+        path.rename(path.with_suffix(".real"))
+        path.symlink_to(path.with_suffix(".real"))
+    elif what == "pipe in its place":
+        path.unlink()
+        os.mkfifo(path)
+    elif what == "head torn":
+        head.write_bytes(head.read_bytes()[:40])
+    elif what == "head ahead":
+        head.write_text(json.dumps({"length": 5, "head": "f" * 64}))
+    elif what == "head of another entry":
+        head.write_text(json.dumps({"length": 4, "head": "f" * 64}))
+    elif what == "head negative":
+        head.write_text(json.dumps({"length": -1, "head": "f" * 64}))
+    elif what == "head is a folder":
+        head.unlink()
+        head.mkdir()
+    elif what == "head is a link":
+        head.rename(head.with_suffix(".real"))
+        head.symlink_to(head.with_suffix(".real"))
 
 
 @pytest.mark.parametrize(
@@ -179,6 +202,15 @@ def damaged(path: Path, what: str) -> None:
         "head emptied",
         "no text",
         "unreadable",
+        "line duplicated",
+        "link in its place",
+        "pipe in its place",
+        "head torn",
+        "head ahead",
+        "head of another entry",
+        "head negative",
+        "head is a folder",
+        "head is a link",
     ],
 )
 def test_a_damaged_ledger_is_never_an_empty_budget(path: Path, key: SigningKey, what: str) -> None:
@@ -216,6 +248,85 @@ def test_another_hospitals_key_does_not_open_a_ledger(path: Path, key: SigningKe
     with pytest.raises(ConsiliumError) as error:
         opened(path, SigningKey.generate("alpha"))
     assert number_of(error) == "E402"
+
+
+@pytest.mark.parametrize("other", ["site", "lineage"])
+def test_a_genuine_ledger_of_another_site_or_lineage_does_not_stand_in(
+    path: Path, key: SigningKey, tmp_path: Path, other: str
+) -> None:
+    reserve(opened(path, key), 1)
+    stranger = tmp_path / "other" / path.name
+    if other == "site":
+        Ledger(stranger, "beta", "population", SigningKey.generate("beta"))
+    else:
+        Ledger(stranger, "alpha", "elsewhere", key)
+    for suffix in (".jsonl", ".head"):
+        shutil.copy(stranger.with_suffix(suffix), path.with_suffix(suffix))
+    with pytest.raises(ConsiliumError) as error:
+        opened(path, key)
+    assert number_of(error) == "E402" and f"line 1: {other} does not verify" in str(error.value)
+
+
+def test_an_older_copy_put_back_under_an_open_ledger_is_noticed_at_once(
+    path: Path, key: SigningKey, tmp_path: Path
+) -> None:
+    ledger = opened(path, key)
+    shutil.copytree(path.parent, tmp_path / "backup")
+    reserve(ledger, 1)
+    shutil.rmtree(path.parent)
+    shutil.copytree(tmp_path / "backup", path.parent)
+    for attempt in (ledger.spends, lambda: reserve(ledger, 2)):
+        with pytest.raises(ConsiliumError) as error:
+            attempt()
+        assert number_of(error) == "E402"
+
+
+def test_an_open_ledger_verifies_an_entry_once_and_reads_what_others_append(
+    path: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import privacy.chain
+
+    verified = []
+    whole = privacy.chain.verify_bytes
+    monkeypatch.setattr("privacy.chain.verify_bytes", lambda *a: verified.append(1) or whole(*a))
+    ledger, other = opened(path, key), opened(path, key)
+    del verified[:]
+    for i in range(10):
+        reserve(ledger, i)
+    assert ledger.spends() == [SPEND] * 10 and verified == []
+    assert other.spends() == [SPEND] * 10 and len(verified) == 10
+
+
+@pytest.mark.parametrize("share", [None, 0.05])
+def test_the_share_of_the_quantile_is_part_of_what_was_reserved(
+    path: Path, key: SigningKey, share: float | None
+) -> None:
+    ledger = opened(path, key)
+    assert reserve(ledger, 1, quantile_share=share).quantile_share == share
+    assert reserve(opened(path, key), 1, quantile_share=share).sequence == 1
+    with pytest.raises(ConsiliumError) as error:
+        reserve(ledger, 1, quantile_share=0.1)
+    assert number_of(error) == "E411"
+    assert ledger.spends() == [SPEND]  # it costs nothing more
+
+
+def test_a_clock_that_goes_back_moves_no_entry_before_another(
+    path: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock(datetime):
+        hours = iter([12, 3, 1, 20, 0])
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime(2026, 5, 1, next(cls.hours), tzinfo=tz)
+
+    monkeypatch.setattr("privacy.ledger.datetime", Clock)
+    ledger = opened(path, key)
+    for i in range(4):
+        reserve(ledger, i)
+    times = [opening.time for _, opening in ledger.entries()]
+    assert [time[11:13] for time in times] == ["12", "12", "12", "20", "20"]
+    assert opened(path, key).length == 5
 
 
 def test_an_older_copy_of_all_files_is_found_out_by_the_head_that_was_seen(
@@ -357,7 +468,7 @@ def test_a_lock_that_is_never_released_refuses(
     path: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger, other = opened(path, key), opened(path, key)
-    monkeypatch.setattr("privacy.chain._LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("privacy.chainfile._LOCK_SECONDS", 0.05)
     with ledger._chain.locked(), pytest.raises(ConsiliumError) as error:
         reserve(other, 1)
     assert number_of(error) == "E402" and ledger.spends() == []

@@ -109,7 +109,8 @@ def test_a_risk_does_not_depend_on_who_else_is_counted():
     x = np.stack([draw.uniform(0, 100, 70), draw.uniform(0, 20, 70), draw.integers(0, 2, 70)], axis=1)
     x = x[:, None, :].astype(np.float32)
     y = draw.integers(0, 2, (70, 1)).astype(np.float32)
-    cohort = {"x": x, "mask": np.ones((70, 1), bool), "y": y, "digest": ZERO}
+    none = np.empty((70, 1, 0), np.float32)
+    cohort = {"x": x, "mask": np.ones((70, 1), bool), "y": y, "auxiliary": none, "digest": ZERO}
     state = initial_state(protocol)
     everyone, _ = latest_risks(protocol, state, CohortArrays(**cohort))
     for gone in (0, 13, 69):

@@ -1,0 +1,193 @@
+"""What a privacy officer decides about a ledger: charges without a plan, restoration, a new signing key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from consilium.output import Json, print_json, reporting_refusals, screen
+from consilium.site import Home, Site, find_site
+from contracts.errors import ConsiliumError
+
+if TYPE_CHECKING:
+    from privacy.accountant import Spend
+    from privacy.ledger import Ledger
+    from site_runtime.home import SiteHome
+
+Lineage = Annotated[str | None, typer.Option(help="Which lineage, when the hospital has several.")]
+Officer = Annotated[str, typer.Option(help="Who decides; stays at the hospital.")]
+Reason = Annotated[str, typer.Option(help="Why, in a sentence; stays at the hospital.")]
+Spends = Annotated[
+    list[str] | None,
+    typer.Option("--spend", metavar="RATE,SIGMA,STEPS", help="What to charge, e.g. 0.1,1.5,10; repeatable."),
+]
+OfStudy = Annotated[
+    str | None, typer.Option("--study", help="The study that it was spent on, if it was one.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def write_off(
+    officer: Officer,
+    reason: Reason,
+    spend: Spends = None,
+    study: OfStudy = None,
+    site: Site = None,
+    home: Home = None,
+    lineage: Lineage = None,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Charge what no plan made, for ever: spent elsewhere, or in a trial done by hand."""
+    with reporting_refusals(json):
+        from contracts.signing import SigningKey
+        from privacy.ledger import Ledger
+
+        place = find_site(site, home)
+        owner, name = _which(place, lineage)
+        charges = _spends(spend)
+        if not charges:
+            raise ConsiliumError("E417", "nothing to charge, expected --spend RATE,SIGMA,STEPS")
+        _ask(f"Charge {_words(charges)} to lineage {name}, for ever?", yes, json)
+        ledger = Ledger(place.ledger(name), owner, name, SigningKey.load(owner, place.signing_key))
+        for charge in charges:
+            ledger.write_off(charge, officer=officer, reason=reason, study=study)
+        _report(ledger, name, len(charges), json)
+
+
+def restore(
+    officer: Officer,
+    reason: Reason,
+    head: Annotated[str, typer.Option(help="The last head of this ledger that the coordinator has seen.")],
+    spend: Spends = None,
+    nothing_lost: Annotated[
+        bool, typer.Option("--nothing-lost", help="State that the lost entries spent nothing.")
+    ] = False,
+    study: OfStudy = None,
+    site: Site = None,
+    home: Home = None,
+    lineage: Lineage = None,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Make a ledger usable that lost entries, charging at least what they may have spent.
+
+    Put the newest copy of the ledger and of its .head file back first, if there is one. What still verifies
+    is kept; what is cut off stays beside it under another name.
+    """
+    with reporting_refusals(json):
+        from contracts.signing import SigningKey
+        from privacy.ledger import Ledger
+
+        place = find_site(site, home)
+        owner, name = _which(place, lineage)
+        charges = _spends(spend)
+        if bool(charges) == nothing_lost:
+            raise ConsiliumError(
+                "E417", "expected --spend RATE,SIGMA,STEPS for what was lost, or --nothing-lost"
+            )
+        what = f"charge {_words(charges)}" if charges else "state that nothing that was spent is lost"
+        _ask(f"Restore lineage {name} and {what}?", yes, json)
+        ledger = Ledger.restored(
+            place.ledger(name),
+            owner,
+            name,
+            SigningKey.load(owner, place.signing_key),
+            lost_head=head,
+            charges=charges,
+            nothing_lost=nothing_lost,
+            officer=officer,
+            reason=reason,
+            study=study,
+        )
+        _report(ledger, name, len(charges) + 1, json)
+
+
+def rotate(
+    officer: Officer,
+    reason: Reason,
+    site: Site = None,
+    home: Home = None,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Draw a new signing key for this hospital and hand every ledger over to it. Run again if interrupted."""
+    with reporting_refusals(json):
+        from site_runtime.rotation import rotate_signing_key
+
+        place = find_site(site, home)
+        _ask("Replace this hospital's signing key?", yes, json)
+        done = rotate_signing_key(place, officer=officer, reason=reason)
+        facts = {
+            "old_key": done.old_public,
+            "new_key": done.new_public,
+            "kept": done.kept,
+            "lineages": list(done.lineages),
+        }
+        if json:
+            print_json(facts)
+            return
+        names = ", ".join(done.lineages) or "none"
+        screen.print(f"[green]rotated[/] lineages: {names}; the old public key is kept in {done.kept}")
+        screen.print(f"new public key: {done.new_public}", highlight=False)
+        screen.print(
+            "The coordinator knows the old key and refuses what the new one signs until it has learned the "
+            "new one: hand it the line above in a way that you both trust."
+        )
+
+
+def _which(home: SiteHome, lineage: str | None) -> tuple[str, str]:
+    """Name of the site and of the lineage: the one that is given, or the site's own."""
+    from site_runtime.config import load_site
+
+    config = load_site(home)
+    own = config.governance.lineage
+    known = {own, *(path.stem for path in home.ledger("any").parent.glob("*.jsonl"))}
+    if lineage is not None and lineage not in known:
+        raise ConsiliumError("E417", f"lineage {lineage!r}, expected one of {', '.join(sorted(known))}")
+    return config.site, lineage or own
+
+
+def _spends(texts: list[str] | None) -> list[Spend]:
+    from privacy.accountant import Spend
+
+    found = []
+    for text in texts or []:
+        try:
+            rate, noise, steps = text.split(",")
+            found.append(Spend(float(rate), float(noise), int(steps)))
+            if found[-1].steps > 2**40:
+                raise ValueError(f"steps {steps}, expected at most 2**40")
+        except ValueError as error:
+            raise ConsiliumError("E417", f"--spend {text!r}, expected RATE,SIGMA,STEPS: {error}") from error
+    return found
+
+
+def _words(charges: list[Spend]) -> str:
+    return "; ".join(
+        f"rate {c.sample_rate:g}, noise {c.noise_multiplier:g}, {c.steps} steps" for c in charges
+    )
+
+
+def _ask(question: str, yes: bool, as_json: bool) -> None:
+    if yes:
+        return
+    if as_json:
+        raise ConsiliumError("E417", "this cannot be taken back: --json needs --yes")
+    typer.confirm(question, abort=True)
+
+
+def _report(ledger: Ledger, lineage: str, written: int, as_json: bool) -> None:
+    facts: dict[str, Any] = {
+        "lineage": lineage,
+        "head": ledger.head,
+        "length": ledger.length,
+        "entries": [signed.document for signed, _ in ledger.entries()[-written:]],
+    }
+    if as_json:
+        print_json(facts)
+        return
+    for entry in facts["entries"]:
+        screen.print(f"[green]written[/] {lineage} #{entry['sequence']}: {entry['kind']}")
+    screen.print(f"head {ledger.head}; `consilium ledger show` says what is left", highlight=False)

@@ -1,0 +1,278 @@
+"""What `consilium ledger` reads and says of a ledger; nothing here writes to one."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from consilium.output import screen
+from contracts.errors import ConsiliumError
+
+if TYPE_CHECKING:
+    from privacy.chain import History, Record
+    from site_runtime.home import SiteHome
+
+_DEFAULT_DELTA = 1e-5
+_POINTS = 60  # of a long ledger, how many epsilons over time are computed
+_ROWS = 20  # a longer table is collapsed to one line per study and purpose
+_DECISIONS = ("rotate", "restore", "write-off")
+
+
+@dataclass(frozen=True)
+class LineageFile:
+    """One ledger of a site, and a public key that must have signed it."""
+
+    lineage: str
+    path: Path
+    public: str
+
+
+def ledgers_of(home: SiteHome, lineage: str | None = None) -> list[LineageFile]:
+    """The ledgers of a site, by name of their lineages."""
+    from contracts.signing import SigningKey
+
+    folder = home.ledger("any").parent
+    # A head without its ledger is a ledger that was deleted, so both kinds of file name a lineage.
+    names = sorted({p.stem for suffix in ("jsonl", "head") for p in folder.glob(f"*.{suffix}")})
+    public = SigningKey.load("site", home.signing_key).public
+    return [LineageFile(n, home.ledger(n), public) for n in names if lineage in (None, n)]
+
+
+def read_ledger(ledger: LineageFile, *, own: bool) -> History:
+    """Replay a ledger without writing to it. At the site itself its head and the key in force must agree.
+
+    Raises:
+        ConsiliumError: E402, naming the line and what does not hold.
+    """
+    from privacy.chain import read_history
+
+    try:
+        if own and (ledger.path.is_symlink() or not ledger.path.is_file()):
+            raise ConsiliumError("E402", f"{ledger.path} is missing or no plain file")
+        history, _ = read_history(ledger.path.read_bytes(), ledger.public)
+        if own:
+            marked = jsonlib.loads(ledger.path.with_suffix(".head").read_bytes())
+            length, head = int(marked["length"]), str(marked["head"])
+            if length > len(history.records) or (length and history.head(length) != head):
+                raise ConsiliumError("E402", f"{ledger.path} has lost entries: {length} were acknowledged")
+            if history.keys[-1] != ledger.public:
+                detail = "`consilium ledger rotate` was interrupted: run it again"
+                raise ConsiliumError("E402", f"key {history.keys[-1]} is in force, not this site's; {detail}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConsiliumError("E402", f"{ledger.path}: {error}") from error
+    return history
+
+
+def facts_of(ledger: LineageFile, delta: float, cap: float | None) -> dict[str, Any]:
+    """Everything `show` says of one lineage."""
+    from privacy.accountant import epsilon
+
+    history = read_ledger(ledger, own=True)
+    spending = [record for record in history.records if record.spend is not None]
+    spends = history.spends()
+    wanted = _spread(len(spending))
+    entries = [
+        {
+            **_entry(record, history),
+            "epsilon_so_far": epsilon(spends[: i + 1], delta) if i in wanted else None,
+        }
+        for i, record in enumerate(spending)
+    ]
+    spent = epsilon(spends, delta) if spends else 0.0
+    return {
+        "lineage": ledger.lineage,
+        "site": history.site,
+        "entries": entries,
+        "by_study": _by_study(spending, history, delta),
+        "decisions": [_decision(r) for r in history.records if r.entry.kind in _DECISIONS],
+        "length": len(history.records),
+        "head": history.head(),
+        "key": history.keys[-1],
+        "delta": delta,
+        "epsilon": spent,
+        "epsilon_cap": cap,
+        "epsilon_left": None if cap is None else cap - spent,
+    }
+
+
+def _spread(count: int) -> set[int]:
+    """Indices of at most `_POINTS` of `count` entries, evenly, the last among them."""
+    if count <= _POINTS:
+        return set(range(count))
+    return {round(i * (count - 1) / (_POINTS - 1)) for i in range(_POINTS)}
+
+
+def _entry(record: Record, history: History) -> dict[str, Any]:
+    entry, opening = record.entry, record.opening
+    return {
+        "sequence": entry.sequence,
+        "kind": entry.kind,
+        "time": opening.time if opening else None,
+        "study": opening.study if opening else None,
+        "purpose": opening.purpose if opening else None,
+        "plan": opening.plan if opening else None,
+        "sample_rate": entry.sample_rate,
+        "noise_multiplier": entry.noise_multiplier,
+        "steps": entry.steps,
+        "quantile_share": entry.quantile_share,
+        "delivered": opening is not None and opening.plan in history.committed,
+    }
+
+
+def _by_study(spending: list[Record], history: History, delta: float) -> list[dict[str, Any]]:
+    """What each study spent on each purpose, with epsilon of that alone (epsilons do not simply add up)."""
+    from privacy.accountant import epsilon
+
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in spending:
+        opening = record.opening
+        name = (opening.study or "", opening.purpose) if opening else ("", "")
+        groups.setdefault(name, []).append(record)
+    return [
+        {
+            "study": study or None,
+            "purpose": purpose,
+            "entries": len(records),
+            "delivered": sum(r.opening is not None and r.opening.plan in history.committed for r in records),
+            "steps": sum(r.entry.steps or 0 for r in records),
+            "first": records[0].opening.time if records[0].opening else None,
+            "last": records[-1].opening.time if records[-1].opening else None,
+            "epsilon": epsilon([r.spend for r in records if r.spend is not None], delta),
+        }
+        for (study, purpose), records in groups.items()
+    ]
+
+
+def _decision(record: Record) -> dict[str, Any]:
+    entry, opening = record.entry, record.opening
+    return {
+        "sequence": entry.sequence,
+        "kind": entry.kind,
+        "time": opening.time if opening else None,
+        "officer": opening.officer if opening else None,
+        "reason": opening.reason if opening else None,
+        "study": opening.study if opening else None,
+        "new_key": entry.new_key,
+        "lost_head": entry.lost_head,
+    }
+
+
+def print_facts(facts: dict[str, Any], *, every: bool) -> None:
+    """Print one lineage for people: what was spent, who decided what, how much of the cap is gone."""
+    cap, title = facts["epsilon_cap"], f"{facts['site']}: lineage {facts['lineage']}"
+    if every or len(facts["entries"]) <= _ROWS:
+        screen.print(_entries_table(title, facts["entries"], cap))
+    else:
+        screen.print(
+            _studies_table(f"{title}; epsilon of each alone (--all: every entry)", facts["by_study"])
+        )
+    if facts["decisions"]:
+        table = _table("Decisions", ("#", "date", "what", "officer", "reason"), numbers=("#",))
+        for d in facts["decisions"]:
+            what = d["kind"] + (f" {d['new_key'] or d['lost_head'] or ''}"[:9].rstrip())
+            table.add_row(
+                str(d["sequence"]),
+                _day(d["time"]),
+                what,
+                Text(d["officer"] or ""),
+                Text(d["reason"] or ""),
+            )
+        screen.print(table)
+    if cap is not None:
+        screen.print(_bar(facts["epsilon"], cap))
+    of = "" if cap is None else f" of {cap:g}, {facts['epsilon_left']:.3f} left"
+    at = f"at delta {facts['delta']:g}; head {facts['head'][:16]}"
+    screen.print(f"epsilon {facts['epsilon']:.3f}{of}, {at}")
+
+
+def _entries_table(title: str, entries: list[dict[str, Any]], cap: float | None) -> Table:
+    numbers = ("#", "rate", "noise", "steps", "epsilon", "cap")
+    table = _table(title, ("#", "date", "study", "purpose", *numbers[1:], "sent"), numbers)
+    for entry in entries:
+        so_far = entry["epsilon_so_far"]
+        table.add_row(
+            str(entry["sequence"]),
+            _day(entry["time"]),
+            entry["study"] or "",
+            entry["purpose"] or "",
+            f"{entry['sample_rate']:g}",
+            f"{entry['noise_multiplier']:.4g}",
+            str(entry["steps"]),
+            "" if so_far is None else f"{so_far:.3f}",
+            f"{so_far / cap:.0%}" if cap and so_far is not None else "",
+            "" if entry["kind"] == "write-off" else "yes" if entry["delivered"] else "no",
+        )
+    return table
+
+
+def _studies_table(title: str, groups: list[dict[str, Any]]) -> Table:
+    numbers = ("entries", "sent", "steps", "epsilon")
+    table = _table(title, ("study", "purpose", "last", *numbers), numbers)
+    for group in groups:
+        table.add_row(
+            group["study"] or "",
+            group["purpose"],
+            _day(group["last"]),
+            str(group["entries"]),
+            str(group["delivered"]),
+            str(group["steps"]),
+            f"{group['epsilon']:.3f}",
+        )
+    return table
+
+
+def _table(title: str, columns: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    for name in columns:
+        wraps = name in ("study", "officer", "reason")
+        table.add_column(
+            name,
+            justify="right" if name in numbers else "left",
+            no_wrap=not wraps,
+            overflow="fold" if wraps else "ellipsis",
+        )
+    return table
+
+
+def _day(time: str | None) -> str:
+    return (time or "")[:10]
+
+
+def _bar(spent: float, cap: float, width: int = 50) -> Text:
+    """What is spent of the cap, as a bar."""
+    share = spent / cap
+    full = min(width, round(width * share))
+    on, off = ("█", "░") if screen.encoding.startswith("utf") else ("#", "-")
+    colour = "green" if share < 0.5 else "yellow" if share < 0.9 else "red"
+    return Text.assemble((on * full, colour), (off * (width - full), "dim"), f" {share:.0%} of the cap")
+
+
+def smallest_delta(home: SiteHome) -> float:
+    """The strictest delta of the studies that this hospital approved."""
+    deltas = []
+    for path in home.approval("any").parent.glob("*.json"):
+        try:
+            privacy = jsonlib.loads(path.read_bytes()).get("privacy", {})
+        except (OSError, ValueError, AttributeError):
+            continue
+        if isinstance(privacy, dict) and isinstance(privacy.get("delta"), float):
+            deltas.append(privacy["delta"])
+    return min(deltas, default=_DEFAULT_DELTA)
+
+
+def cap_of(home: SiteHome) -> float | None:
+    """The site's own cap. None where only the light install is there, which cannot read connectors."""
+    from site_runtime.config import load_site
+
+    try:
+        return load_site(home).budget.epsilon
+    except ImportError:
+        return None

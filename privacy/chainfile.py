@@ -1,0 +1,352 @@
+"""An append-only, hash-chained, signed file of ledger entries that fails closed.
+
+Three files lie side by side: `<lineage>.jsonl`, one line of canonical JSON per entry with its opening;
+`<lineage>.head`, how long the chain was when an append was last acknowledged; `<lineage>.lock`.
+
+An append is acknowledged when its lines are on disk and the head is written. Hence:
+
+- bytes behind the last newline were never acknowledged (the writer was killed): they are cut off;
+- whole lines beyond the head are valid entries whose writer died before it could answer: they count;
+- a chain shorter than its head, or missing although there is a head, has lost entries: E402.
+
+Whoever puts back an older copy of both files is found out by the head that the coordinator has seen (E407).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from contracts.canonical import canonical_json, digest
+from contracts.errors import ConsiliumError
+from contracts.ledger import LedgerEntry, LedgerOpening
+from contracts.signing import SigningKey, first_problem
+from durable.files import write_atomic
+from privacy.chain import ROOT, History, Record, acceptance_bytes, parse_line
+
+_LOCK_SECONDS = 30.0
+_HEAD_BYTES = 121
+
+Draft = tuple[dict[str, Any], LedgerOpening]  # what an entry says besides its place in the chain
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is wrong with a ledger's files, and how many entries they prove to be lost (perhaps more are)."""
+
+    damaged: bool
+    entries: int
+
+
+class ChainFile:
+    """The file of one lineage; `history` is what was verified last. Append only inside `locked()`."""
+
+    def __init__(self, path: Path, site: str, lineage: str, key: SigningKey) -> None:
+        self.path, self.site, self.lineage, self._key = path, site, lineage, key
+        self.forget()
+
+    def forget(self) -> None:
+        """Verify everything anew at the next `locked()`."""
+        self.history = History(self.site, self.lineage)
+        self._verified = bytearray()
+        self._seen: tuple[int, ...] | None = None  # state of the file when it held `_verified`
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the lineage, among processes and threads, with `history` brought up to date.
+
+        Raises:
+            ConsiliumError: E402, the ledger cannot be locked, read, verified or written.
+        """
+        with self._lock():
+            self._refresh()
+            yield
+
+    @contextmanager
+    def salvaged(self) -> Iterator[Loss]:
+        """Like `locked`, over the longest beginning that still verifies.
+
+        For a restore alone. What is cut off stays in `<lineage>.damaged-<n>`. Until something is appended
+        the head file is as it was, so that a crash leaves a ledger which is as unusable as before.
+
+        Raises:
+            ConsiliumError: E402, the files cannot be locked, read or written, or another key is in force.
+        """
+        with self._lock():
+            self.forget()
+            data = _read(self.path)
+            whole = data[: data.rfind(b"\n") + 1] if data else b""
+            for line in whole.splitlines(keepends=True):
+                try:
+                    self._add(line)
+                except ConsiliumError:
+                    break
+                self._verified += line
+            self._check_key()
+            loss = self._loss(data, cut=len(self._verified) < len(whole))
+            if data is not None and len(self._verified) < len(data):
+                self._set_aside(data)
+                with open(self.path, "r+b") as file:
+                    file.truncate(len(self._verified))
+                    os.fsync(file.fileno())
+            yield loss
+
+    def _loss(self, data: bytes | None, *, cut: bool) -> Loss:
+        """Compare what verifies with what the head file says."""
+        try:
+            head = self._read_head()
+        except ConsiliumError:
+            return Loss(damaged=True, entries=0)
+        if head is None:
+            return Loss(damaged=data is not None, entries=0)
+        length, last = head
+        if self.history.head(min(length, len(self.history.records))) == last:
+            return Loss(damaged=cut, entries=0)
+        # A head of the same length or below means another chain: how much it was longer nobody knows.
+        return Loss(damaged=True, entries=max(1, length - len(self.history.records)))
+
+    def append(self, *drafts: Draft, new_key: SigningKey | None = None) -> list[Record]:
+        """Sign the next entries, write them behind the last in one go and wait for the disk.
+
+        Inside `locked()` only. A crash leaves a beginning of them. With `new_key` the one entry is a
+        rotation to it.
+
+        Raises:
+            ConsiliumError: E417, a field is out of its bounds.
+            OSError: nothing was added (`locked` turns it into E402).
+        """
+        records: list[Record] = []
+        previous = self.history.head()
+        for fields, opening in drafts:
+            place = {
+                "sequence": len(self.history.records) + len(records),
+                "previous": previous,
+                "site": self.site,
+                "lineage": self.lineage,
+                "commitment": digest(opening),
+            }
+            try:
+                entry = LedgerEntry.model_validate({**place, **fields})
+            except ValidationError as error:
+                raise ConsiliumError("E417", first_problem(error)) from error
+            if new_key is not None:
+                acceptance = new_key.sign_bytes(acceptance_bytes(entry))
+                entry = entry.model_copy(update={"acceptance": acceptance})
+            signed = self._key.sign(entry)
+            previous = signed.digest
+            records.append(Record(signed, entry, opening, previous))
+        self._write(b"".join(record.line() for record in records), records)
+        for record in records:
+            self.history.take(record)
+        if new_key is not None:
+            self._key = new_key
+        return records
+
+    def _write(self, lines: bytes, records: list[Record]) -> None:
+        length = len(self.history.records) + len(records)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        file = os.open(self.path, flags, 0o600)
+        try:
+            try:
+                rest = memoryview(lines)
+                while rest:
+                    rest = rest[os.write(file, rest) :]
+                os.fdatasync(file)
+                if not self._verified:
+                    self._sync_folder()
+                self._write_head(length, records[-1].digest)
+            except BaseException:
+                # Never acknowledged: take it back, so that a full disk leaves nothing half-written.
+                os.ftruncate(file, len(self._verified))
+                os.fsync(file)
+                raise
+            self._verified += lines
+            self._seen = _state(file)
+        finally:
+            os.close(file)
+
+    def _refresh(self) -> None:
+        head = self._read_head()
+        unfinished = self._catch_up(missing_head=head is None)
+        if head is None:
+            self._create_head(0, ROOT)
+            head = (0, ROOT)
+        length, last = head
+        count = len(self.history.records)
+        if length > count or last != self.history.head(length):
+            raise ConsiliumError(
+                "E402", f"{self.path} holds {count} entries that do not end in head {length} {last}"
+            )
+        self._check_key()
+        if unfinished:
+            with open(self.path, "r+b") as file:
+                file.truncate(len(self._verified))
+                os.fsync(file.fileno())
+        if length < count:
+            self._write_head(count, self.history.head())
+
+    def _catch_up(self, *, missing_head: bool) -> int:
+        """Verify what the file holds beyond `history`; return the number of its unfinished last bytes."""
+        file = _open(self.path)
+        if file is None:
+            if self._verified:
+                raise ConsiliumError("E402", f"{self.path} was removed while it was open")
+            return 0
+        try:
+            if missing_head:
+                raise ConsiliumError("E402", f"{self._head_path} is missing beside {self.path}")
+            state = _state(file)
+            if state == self._seen:
+                return 0
+            with open(file, "rb", closefd=False) as stream:
+                data = stream.read()
+        finally:
+            os.close(file)
+        end = data.rfind(b"\n") + 1
+        start = len(self._verified)
+        if start > end or not data.startswith(self._verified):
+            raise ConsiliumError("E402", f"{self.path} was changed or replaced while it was open")
+        try:
+            for line in data[start:end].splitlines(keepends=True):
+                self._add(line)
+        except ConsiliumError:
+            self.forget()
+            raise
+        self._verified += data[start:end]
+        self._seen = state if end == len(data) else None
+        return len(data) - end
+
+    def _add(self, line: bytes) -> None:
+        number = len(self.history.records) + 1
+        record = parse_line(line, number)
+        if record.opening is None:
+            raise ConsiliumError("E402", f"line {number}: the opening is missing")
+        self.history.add(record)
+
+    def _check_key(self) -> None:
+        keys = self.history.keys
+        if keys and keys[-1] != self._key.public:
+            raise ConsiliumError(
+                "E402",
+                f"{self.path}: key {keys[-1]} is in force, expected {self._key.public}; "
+                "if a rotation was interrupted, `consilium ledger rotate` completes it",
+            )
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            lock = os.open(self.path.with_suffix(".lock"), flags, 0o600)
+            try:
+                _wait_for(lock, self.path)
+                yield
+            finally:
+                os.close(lock)
+        except OSError as error:
+            raise ConsiliumError("E402", f"{self.path}: {error}") from error
+
+    @property
+    def _head_path(self) -> Path:
+        return self.path.with_suffix(".head")
+
+    def _read_head(self) -> tuple[int, str] | None:
+        data = _read(self._head_path)
+        if data is None:
+            return None
+        try:
+            value = json.loads(data)
+            length, head = int(value["length"]), str(value["head"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConsiliumError("E402", f"{self._head_path}: {error!r}") from error
+        if length < 0:
+            raise ConsiliumError("E402", f"{self._head_path}: length {length}, expected 0 or more")
+        return length, head
+
+    def _create_head(self, length: int, head: str) -> None:
+        """Write a new head, whole or not at all."""
+        write_atomic(self._head_path, _head_bytes(length, head))
+        self._sync_folder()
+
+    def _write_head(self, length: int, head: str) -> None:
+        """Overwrite the head in place: one short write of constant length, which no kill can tear.
+
+        It is not waited for: should a power cut bring back the head before, the chain is ahead and counts.
+        """
+        try:
+            file = os.open(self._head_path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:  # lost, and being restored
+            self._create_head(length, head)
+            return
+        try:
+            os.pwrite(file, _head_bytes(length, head), 0)
+            if os.fstat(file).st_size > _HEAD_BYTES:  # what a restore found was damaged
+                os.ftruncate(file, _HEAD_BYTES)
+        finally:
+            os.close(file)
+
+    def _sync_folder(self) -> None:
+        folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _set_aside(self, data: bytes) -> None:
+        number = 1
+        while (aside := self.path.with_suffix(f".damaged-{number}")).exists():
+            number += 1
+        write_atomic(aside, data)
+
+
+def _head_bytes(length: int, head: str) -> bytes:
+    return canonical_json({"length": length, "head": head}).ljust(_HEAD_BYTES - 1) + b"\n"
+
+
+def _open(path: Path) -> int | None:
+    """Open a plain file for reading; None where there is none. A link or a folder in its place: OSError."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(f"{path} is no plain file")
+    return file
+
+
+def _read(path: Path) -> bytes | None:
+    file = _open(path)
+    if file is None:
+        return None
+    with open(file, "rb") as stream:
+        return stream.read()
+
+
+def _state(file: int) -> tuple[int, ...]:
+    """What changes when anybody writes to a file: verified in this state, it need not be read again."""
+    s = os.fstat(file)
+    return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
+
+
+def _wait_for(lock: int, path: Path) -> None:
+    """Wait for the exclusive lock, but not for ever: a process that hangs must not hang the next one."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise ConsiliumError("E402", f"{path} is locked for {_LOCK_SECONDS:g} seconds") from None
+            time.sleep(0.002)
