@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from contracts.canonical import digest
 from contracts.errors import ConsiliumError
@@ -231,6 +231,17 @@ class ThresholdRule(Contract):
         return self
 
 
+def _threshold_form(value: object) -> str:
+    return "rule" if isinstance(value, (dict, ThresholdRule)) else "number"
+
+
+# Told apart by their form, so that a mistake in a rule is not reported as a number that is none.
+DecisionThreshold = Annotated[
+    Annotated[float, Field(gt=0, lt=1), Tag("number")] | Annotated[ThresholdRule, Tag("rule")],
+    Discriminator(_threshold_form),
+]
+
+
 Metric = Literal[
     "auroc", "accuracy", "brier", "calibration_slope", "calibration_intercept", "subgroup_gap", "epsilon"
 ]
@@ -305,7 +316,7 @@ class StudyProtocol(Contract):
     cadence: Literal["continuous", "cron"] = "continuous"
     cron: Text | None = None
     intake_cron: Text | None = None
-    decision_threshold: Annotated[float, Field(gt=0, lt=1)] | ThresholdRule = 0.5
+    decision_threshold: DecisionThreshold = 0.5
     gates: Annotated[list[Gate], Field(max_length=64)] = []
     amends: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 

@@ -217,9 +217,9 @@ def _close(home: CoordinatorHome, study: str, run_id: str, results: dict[str, st
     if isinstance(protocol.privacy, HospitalPrivacy):
         federation_ledger.reserve(home, protocol, plan, head.plan)
     base = Base(plan.base_model, head.optimiser)
-    decided = None
     if plan.kind == "histogram":
         decided, result = decide_threshold(home, protocol, updates, plan.noise_multiplier), base
+        record |= decided.record(protocol)
     else:
         result = aggregate(home, protocol, plan, head.plan, base, updates, weights)
     record.pop("reason", None)  # of an attempt that missed the quorum
@@ -232,7 +232,6 @@ def _close(home: CoordinatorHome, study: str, run_id: str, results: dict[str, st
         "epsilon": epsilon_of(protocol, updates),
         "seconds": seconds_since(plan.created),
     }
-    record |= decided.record(protocol) if decided else {}
     if isinstance(protocol.privacy, HospitalPrivacy):
         record |= federation_ledger.round_account(home, protocol, plan, head.optimiser, record["updates"])
     save_record(home, study, str(head.round), record)

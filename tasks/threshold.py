@@ -26,22 +26,18 @@ class Decided:
     Attributes:
         digest: of the sum and the threshold, in the exchange: what a replay must find.
         threshold: None when the histogram could not decide it.
-        refusal: E427, if it could not.
+        undecided: why it could not (detail of E427).
     """
 
     digest: str
     threshold: Threshold | None
-    refusal: ConsiliumError | None = None
+    undecided: str | None = None
 
     def record(self, protocol: StudyProtocol) -> dict[str, Any]:
         """What the round's record says of it."""
         rule = protocol.threshold_rule
         assert rule is not None
-        found = (
-            asdict(self.threshold)
-            if self.threshold
-            else {"undecided": self.refusal.detail if self.refusal else ""}
-        )
+        found = asdict(self.threshold) if self.threshold else {"undecided": self.undecided}
         return {"histogram": self.digest, "threshold": {"rule": rule.model_dump(exclude_none=True)} | found}
 
 
@@ -60,11 +56,11 @@ def decide_threshold(
         for e in sorted(updates, key=lambda e: e.site)
     ]
     total = summed_histogram(admitted)
-    threshold, refusal = None, None
+    threshold, undecided = None, None
     try:
         threshold = threshold_from(total, rule, noise_multiplier, len(admitted))
     except ConsiliumError as error:
-        refusal = error
+        undecided = error.detail
     value = np.array([] if threshold is None else [threshold.value], dtype=np.float64)
     digest = put_tensors(home, {HISTOGRAM: total, "threshold": value})
-    return Decided(digest, threshold, refusal)
+    return Decided(digest, threshold, undecided)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from contracts.canonical import digest
 from contracts.errors import ConsiliumError
-from contracts.study import StudyProtocol, load_study, parse_study
+from contracts.study import StudyProtocol, load_study, parse_study, threshold_of
 from tests.factories import STUDY, study_fields, tiny_study
 
 AGE = STUDY["features"][0]
@@ -94,6 +94,19 @@ def test_a_protocol_that_crossed_as_json_has_the_same_hash() -> None:
 
 # changed fields, and what the error must say: the field, and the value or the expectation
 MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "balanced without counts": (
+        {"training": STUDY["training"] | {"class_weights": "balanced", "normalisation": "declared"}},
+        ["class_weights", "normalisation: federated"],
+    ),
+    "two rules": ({"decision_threshold": {"sensitivity": 0.9, "alert_rate": 0.1}}, ["exactly one"]),
+    "a rule without noise": (
+        {
+            "decision_threshold": {"sensitivity": 0.9},
+            "training": STUDY["training"] | {"normalisation": "declared"},
+            "privacy": {"mode": "site", "epsilon": 5.0, "delta": 0.01, "max_update_norm": 1.0},
+        },
+        ["threshold", "mode site"],
+    ),
     "unknown key": ({"epsilon": 3}, ["'epsilon'", "not permitted", "3"]),
     "unknown key inside": ({"training": STUDY["training"] | {"epochs": 4}}, ["'training.epochs'", "4"]),
     "missing key": ({"label": {"name": "died"}}, ["'label.positive'", "required"]),
@@ -196,3 +209,18 @@ def test_a_file_that_holds_no_mapping_is_e101(content: bytes | None, tmp_path: P
     with pytest.raises(ConsiliumError, match="E101") as caught:
         load_study(file)
     assert "mine.yaml" in caught.value.detail
+
+
+def test_the_threshold_is_the_protocols_number_or_the_locked_one() -> None:
+    fixed, rule = tiny_study(decision_threshold=0.3), tiny_study(decision_threshold={"alert_rate": 0.1})
+    assert threshold_of(fixed, None) == threshold_of(fixed, 0.3) == 0.3
+    assert threshold_of(rule, 0.42) == 0.42
+    for protocol, locked in ((fixed, 0.31), (rule, None)):
+        with pytest.raises(ConsiliumError, match="E426"):
+            threshold_of(protocol, locked)
+
+
+def test_a_rule_adds_one_exchange_after_the_last_round() -> None:
+    fixed, rule = tiny_study(), tiny_study(decision_threshold={"alert_rate": 0.1})
+    assert (fixed.last_round, rule.last_round) == (2, 3)
+    assert [rule.round_title(n) for n in (0, 2, 3)] == ["round 0 of 2", "round 2 of 2", "decision threshold"]

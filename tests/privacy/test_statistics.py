@@ -17,6 +17,8 @@ from privacy.statistics import (
     noisy_sums,
     normalisation_from_sums,
     patient_vectors,
+    prevalence_from_sums,
+    vector_length,
 )
 from privacy.stream import derive_stream
 
@@ -24,7 +26,7 @@ RANGES = [(0.0, 300.0), (20.0, 45.0), (0.0, 20.0), (0.0, 1000.0), (-10.0, 10.0)]
 TRUTH = [(85.0, 18.0), (37.0, 0.9), (1.4, 0.8), (220.0, 90.0), (0.3, 2.5)]
 
 
-def protocol(features: int = 15) -> StudyProtocol:
+def protocol(features: int = 15, class_weights: str = "none") -> StudyProtocol:
     return parse_study(
         {
             "schema": "consilium/study/1",
@@ -41,7 +43,8 @@ def protocol(features: int = 15) -> StudyProtocol:
             ],
             "label": {"name": "died", "positive": "death"},
             "model": {"name": "logistic"},
-            "training": {"steps": 10, "sample_rate": 0.1, "learning_rate": 0.1},
+            "training": {"steps": 10, "sample_rate": 0.1, "learning_rate": 0.1}
+            | {"class_weights": class_weights},
             "privacy": {"mode": "patient", "epsilon": 3.0, "delta": 1e-4, "max_grad_norm": 1.0},
             "rounds": 10,
             "min_sites": 2,
@@ -63,24 +66,30 @@ def stream(number: int):
     return derive_stream(bytes(32), plan=f"{number:064x}", cohort="", code_version="1", purpose="statistics")
 
 
+def labels(number: int, mask: np.ndarray, prevalence: float) -> np.ndarray:
+    return (np.random.default_rng(number).random(mask.shape) < prevalence).astype(np.float32)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
+    weights=st.sampled_from(["none", "balanced"]),
     value=st.sampled_from([0.0, 1e3, -1e9, 1e30, float("inf"), float("nan")]),
     records=st.integers(0, 3),
     patient=st.integers(0, 19),
 )
 def test_removing_a_patient_moves_the_sums_by_at_most_the_clip(
-    value: float, records: int, patient: int
+    weights: str, value: float, records: int, patient: int
 ) -> None:
-    study = protocol()
+    study = protocol(class_weights=weights)
     x, mask = site(1, 20)
     x[patient] *= value
     mask[patient] = np.arange(3) < records
     kept = np.arange(20) != patient
     clip = clip_bound(study)
     with np.errstate(invalid="ignore"):
-        whole = clipped_sums(patient_vectors(x, mask, study), clip)
-        rest = clipped_sums(patient_vectors(x[kept], mask[kept], study), clip)
+        y = labels(2, mask, 0.5)
+        whole = clipped_sums(patient_vectors(x, mask, study, y), clip)
+        rest = clipped_sums(patient_vectors(x[kept], mask[kept], study, y[kept]), clip)
     assert np.linalg.norm(whole - rest) <= clip * (1 + 1e-9)
 
 
@@ -146,3 +155,48 @@ def test_the_vector_is_the_same_whatever_a_padded_row_holds() -> None:
     other = x.copy()
     other[~mask] = 77.0
     np.testing.assert_array_equal(patient_vectors(x, mask, study), patient_vectors(other, mask, study))
+
+
+@pytest.mark.parametrize("prevalence", [0.02, 0.1, 0.5, 0.98])
+def test_exact_sums_give_the_share_of_positive_records_and_the_same_normalisation(prevalence: float) -> None:
+    study, without = protocol(class_weights="balanced"), protocol()
+    x, mask = site(4, 900)
+    y = labels(5, mask, prevalence)
+    total = exact_sums(patient_vectors(x, mask, study, y))
+    assert len(total) == vector_length(study) == vector_length(without) + 1
+    each = np.where(mask, y, 0.0).sum(axis=1) / np.maximum(mask.sum(axis=1), 1)
+    assert prevalence_from_sums(total) == pytest.approx(each.mean(), abs=1e-9)
+    found = normalisation_from_sums(total, study)
+    expected = normalisation_from_sums(exact_sums(patient_vectors(x, mask, without)), without)
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    np.testing.assert_array_equal(found.present, expected.present)
+
+
+@pytest.mark.parametrize("prevalence", [0.1, 0.4])
+def test_clipping_and_a_tenth_of_epsilon_three_leave_the_share_of_positives(prevalence: float) -> None:
+    """Both classes have vectors of one length, so that the clip does not favour either."""
+    study = protocol(class_weights="balanced")
+    sigma, clip = calibrate(study).statistics, clip_bound(study)
+    assert sigma is not None
+    errors = []
+    vectors = []
+    for i in range(4):
+        x, mask = site(i, 1000)
+        mask[:, 1:] = False  # one record each: a patient of both classes has a shorter vector
+        vectors.append(patient_vectors(x, mask, study, labels(20 + i, mask, prevalence)))
+    truth = prevalence_from_sums(sum(exact_sums(v) for v in vectors))
+    assert prevalence_from_sums(sum(clipped_sums(v, clip) for v in vectors)) == pytest.approx(truth, abs=0.01)
+    for repeat in range(20):
+        total = sum(
+            noisy_sums(v, clip=clip, noise_multiplier=sigma, stream=stream(100 + 4 * repeat + i))
+            for i, v in enumerate(vectors)
+        )
+        errors.append(prevalence_from_sums(total, noise=noise_of_total(study, sigma, 4)) - truth)
+    assert np.sqrt(np.mean(np.square(errors))) < 0.02
+
+
+def test_more_noise_than_patients_weighs_both_classes_alike() -> None:
+    total = np.zeros(vector_length(protocol(class_weights="balanced")))
+    total[[0, -1]] = 10.0, -400.0
+    assert prevalence_from_sums(total, noise=40.0) == 0.5
+    assert prevalence_from_sums(total) == 0.01

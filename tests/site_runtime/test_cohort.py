@@ -3,10 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import ConsiliumError
+from models.preprocessing import TabularPreprocessing
 from site_runtime.cohort import (
     build_cohort,
     cohort_digest,
@@ -18,7 +20,7 @@ from site_runtime.cohort import (
     split_cohort,
 )
 from site_runtime.config import load_site
-from site_runtime.split import load_split_key
+from site_runtime.split import holdout_patients, load_split_key, pseudonym
 from tests.factories import enrolled_site, tiny_rows, tiny_study
 
 KEY = bytes(range(32))
@@ -54,6 +56,55 @@ def test_a_patient_touches_only_their_own_rows(index):
     everyone = build_cohort(frame(rows), PROTOCOL, KEY, frozenset())
     kept = everyone[everyone["patient"].isin(without["patient"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, without)
+
+
+@st.composite
+def cohorts(draw):
+    """Rows of random patients with several records each, values and times missing here and there."""
+    rows = []
+    for patient in draw(
+        st.lists(st.text("abcxyz019-", min_size=1, max_size=6), min_size=2, max_size=8, unique=True)
+    ):
+        for record in range(draw(st.integers(1, 4))):
+            rows.append(
+                {
+                    "patient": patient,
+                    "record": str(draw(st.integers(0, 99)) * 4 + record),
+                    "prediction_time": draw(
+                        st.none() | st.datetimes(pd.Timestamp("2020-01-01"), pd.Timestamp("2024-01-01"))
+                    ),
+                    "age": draw(st.none() | st.floats(0, 120)),
+                    "lactate": draw(st.none() | st.floats(0, 30)),
+                    "sex": draw(st.none() | st.sampled_from([0.0, 1.0])),
+                    "died": draw(st.sampled_from([0.0, 1.0])),
+                }
+            )
+    made = pd.DataFrame(rows)
+    made["prediction_time"] = pd.to_datetime(made["prediction_time"])
+    return made.astype({name: float for name in ("age", "lactate", "sex", "died")})
+
+
+def seen_by_training(made: pd.DataFrame) -> dict[str, tuple]:
+    """By pseudonym: side of the split, and the chosen records after imputation, with their labels."""
+    held = holdout_patients(KEY, PROTOCOL, list(made["patient"].unique()), None)
+    cohort = build_cohort(made, PROTOCOL, KEY, held)
+    layer = TabularPreprocessing(PROTOCOL)
+    seen = {}
+    for patient, rows in cohort.groupby("patient"):
+        inputs = layer(torch.from_numpy(rows[PROTOCOL.feature_names].to_numpy(np.float32))).numpy()
+        assert np.isfinite(inputs).all()
+        seen[patient] = (rows["holdout"].tolist(), inputs.tolist(), rows["died"].tolist())
+    return seen
+
+
+@settings(max_examples=40, deadline=None)
+@given(cohorts(), st.data())
+def test_another_patient_changes_no_ones_split_records_or_imputed_values(made, data):
+    added = data.draw(st.sampled_from(sorted(made["patient"].unique())))
+    without = seen_by_training(made[made["patient"] != added].reset_index(drop=True))
+    everyone = seen_by_training(made)
+    assert {patient: everyone[patient] for patient in without} == without
+    assert set(everyone) - set(without) == {pseudonym(KEY, PROTOCOL.study, added)}
 
 
 def test_the_digest_notices_any_change_and_any_other_key():
