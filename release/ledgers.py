@@ -39,7 +39,7 @@ class Replayed:
 
 
 def keeper(protocol: StudyProtocol, site: str) -> str:
-    """Who keeps the ledger that speaks for a hospital: itself; the coordinator with hospital-level privacy."""
+    """Who keeps the ledger that speaks for a hospital: itself, or the coordinator in mode `site`."""
     return COORDINATOR if protocol.privacy.mode == "site" else site
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from contracts.evaluation import EvaluationReport, Parity
 from contracts.release import Approval, GateResult, ReleaseManifest, SitePrivacy
-from contracts.study import StudyProtocol
+from contracts.signing import SigningKey
+from contracts.study import PatientPrivacy, StudyProtocol
+from privacy.accountant import Spend, epsilon
+from privacy.ledger import Ledger
 from release.directory import write_candidate
 from release.facts import ReleaseFacts
 from tests.factories import ZERO, tiny_study
@@ -49,6 +53,33 @@ def tiny_onnx(target: Path, scale: float = 0.01) -> Path:
     return target
 
 
+def tiny_ledger(site: str, study: StudyProtocol) -> tuple[SitePrivacy, bytes]:
+    """What a hospital spent, by a real ledger, and the excerpt it shows; another study spent before."""
+    key, privacy = SigningKey.generate(site), study.privacy
+    assert isinstance(privacy, PatientPrivacy)
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Ledger(Path(folder) / f"{site}.jsonl", site, site, key)
+        spends = [Spend(0.01, 4.0, 50), Spend(1.0, 9.5, 1), *[Spend(0.2, 1.25, 3)] * 2]
+        for number, spend in enumerate(spends):
+            kind = "statistics" if spend.steps == 1 else "training"
+            plan = {
+                "study": study.study if number else "secret-trial",
+                "plan": f"{number:064x}",
+                "purpose": kind,
+            }
+            ledger.reserve(**plan, spend=spend, epsilon_cap=99.0, delta=privacy.delta)
+            ledger.commit(plan["plan"])
+        excerpt = ledger.excerpt(study.study)
+        return SitePrivacy(
+            site=site,
+            declared_size=400,
+            epsilon_study=epsilon(ledger.spends(study.study), privacy.delta, privacy.adjacency),
+            epsilon_lineage=epsilon(ledger.spends(), privacy.delta, privacy.adjacency),
+            ledger_head=ledger.head,
+            ledger_key=key.public,
+        ), excerpt
+
+
 def tiny_facts(study: StudyProtocol | None = None, *, passed: bool | None = True) -> ReleaseFacts:
     """Facts of two hospitals, one of them under the minimum cell."""
     study = study or tiny_study()
@@ -65,6 +96,8 @@ def tiny_facts(study: StudyProtocol | None = None, *, passed: bool | None = True
                 model=ZERO, cohort=ZERO, **fields,
             )
         )  # fmt: skip
+    private = study.privacy.mode == "patient"
+    shown = {r.site: tiny_ledger(r.site, study) for r in reports} if private else {}
     parity = Parity(max_abs_difference=1e-8, decisions_flipped=0, tolerance=1e-5)
     private = study.privacy.mode != "none"
     return ReleaseFacts(
@@ -78,15 +111,9 @@ def tiny_facts(study: StudyProtocol | None = None, *, passed: bool | None = True
         metrics=metrics_tree(reports),
         gates=[GateResult(gate="pooled auroc >= 0.6", passed=passed, value=0.8, detail="0.800")],
         site_privacy=[
-            SitePrivacy(
-                site=r.site,
-                declared_size=400,
-                epsilon_study=2.5 if private else None,
-                epsilon_lineage=2.7 if private else None,
-                ledger_head=ZERO if private else None,
-            )
-            for r in reports
+            shown[r.site][0] if private else SitePrivacy(site=r.site, declared_size=400) for r in reports
         ],
+        ledgers={site: excerpt for site, (_, excerpt) in shown.items()},
         verification=[r.model_copy(update={"kind": "verification", "parity": parity}) for r in reports],
         training_noise=1.25 if private else None,
         statistics_noise=9.5 if study.first_round == 0 and private else None,

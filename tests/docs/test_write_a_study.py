@@ -25,7 +25,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`strategy`": fields.Strategy,
     "`training`": fields.Training,
     "`privacy`: `mode: patient`": fields.PatientPrivacy,
+    "`privacy`: `mode: site`": fields.HospitalPrivacy,
+    "`privacy`: `quantile`": fields.Quantile,
     "`privacy`: `mode: none`": fields.NoPrivacy,
+    "`decision_threshold`": fields.ThresholdRule,
     "`gates`": fields.Gate,
 }
 

@@ -127,8 +127,8 @@ def _closed_plan(served: Served) -> None:
     served.site("ash").put(served.update(), old)
 
 
-def _evaluation(served: Served) -> None:
-    served.site("ash").put(served.update(), served.make_plan(kind="evaluation"))
+def _verification(served: Served) -> None:
+    served.site("ash").put(served.update(), served.make_plan(kind="verification"))
 
 
 def _unsigned_plan(served: Served) -> None:
@@ -156,7 +156,7 @@ def _others_key(served: Served) -> None:
         _off_roster,
         _unknown_plan,
         _closed_plan,
-        _evaluation,
+        _verification,
         _unsigned_plan,
         _too_large,
         _others_key,

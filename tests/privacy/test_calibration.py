@@ -37,6 +37,7 @@ def protocol(rounds: int = 20, **changes: Any) -> StudyProtocol:
     )
 
 
+DECLARED = {"normalisation": "declared"}
 HOSPITAL = {"mode": "site", "epsilon": 8.0, "delta": 1e-3, "max_update_norm": 1.0}
 
 
@@ -98,8 +99,8 @@ def test_hospital_privacy_is_one_release_a_round_without_amplification() -> None
 
 
 def test_a_delta_that_would_lose_a_hospital_is_refused() -> None:
-    check_delta(protocol(mode=HOSPITAL), 10**9)  # the number of patients does not matter
-    study = protocol(mode=HOSPITAL | {"delta": 0.5})
+    check_delta(protocol(mode=HOSPITAL, training=DECLARED), 10**9)  # the number of patients does not matter
+    study = protocol(mode=HOSPITAL | {"delta": 0.5}, training=DECLARED)
     with pytest.raises(ConsiliumError, match="min_sites") as error:
         calibrate(study)
     assert error.value.number == "E403"

@@ -16,15 +16,15 @@ from contracts.canonical import canonical_json, sha256
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
 from release.directory import SIGNATURE, read_manifest, seal, signed_bytes, write_candidate
-from release.dp_statement import dp_statement
+from release.dp_statement import dp_statement, statement
 from release.report import validation_document, validation_page
 from release.verify import verified, verify_release
 from tests.dossiers import APPROVED, approval_of, tiny_candidate, tiny_facts, tiny_onnx
 from tests.factories import tiny_study
 
 FILES = [
-    "README.txt", "dp_statement.md", "golden.json", "manifest.json", "manifest.sig", "model.onnx",
-    "study.json", "validation.html", "validation.json",
+    "README.txt", "dp_statement.json", "dp_statement.md", "golden.json", "manifest.json", "manifest.sig",
+    "model.onnx", "study.json", "validation.html", "validation.json",
 ]  # fmt: skip
 PRIVATE = {"mode": "patient", "epsilon": 3.0, "delta": 1e-4, "max_grad_norm": 0.7}
 
@@ -213,8 +213,18 @@ def test_dp_statement_says_holdout_first_and_the_numbers_of_each_site():
     text = dp_statement(tiny_facts(tiny_study(privacy=PRIVATE)))
     first = re.search(r"^## (.*)", text, re.M).group(1)
     assert first == "Holdout patients: suppression, not epsilon"
-    for said in ("2.500", "2.700", "0.0001", "1.2500", "rate x declared size", "add or remove one patient"):
-        assert said in text
+    facts = tiny_facts(tiny_study(privacy=PRIVATE))
+    value, ash = statement(facts), facts.site_privacy[0]
+    numbers = [f"{e:.3f}" for e in (ash.epsilon_study, ash.epsilon_lineage)]
+    for said in (*numbers, "0.0001", "1.2500", "rate x declared size", "add or remove one patient"):
+        assert said in dp_statement(facts)
+    assert value["epsilon"] == facts.epsilon and value["delta"] == 1e-4
+    first = value["hospitals"][0]
+    assert first["epsilon"] < first["epsilon_lineage"] and first["epsilon_beside_this_study"] > 0
+    assert first["by_purpose"]["training"]["releases"] == 6
+    assert value["epsilon_without_amplification"] > value["epsilon"]
+    assert value["not_covered"][0].startswith("holdout patients")
+    assert "What tuning cost" in text and "secret-trial" not in text
     assert "Not covered" in text and "quality verdicts" in text and "Timing" in text
 
 
@@ -222,6 +232,62 @@ def test_dp_statement_without_privacy_says_so_and_names_no_epsilon():
     text = dp_statement(tiny_facts())
     assert "trained without differential privacy" in text
     assert re.search(r"epsilon\D{0,20}\d", text) is None
+
+
+@pytest.fixture
+def private(tmp_path):
+    """A sealed release of a private study, and its key."""
+    key = SigningKey.generate("coordinator")
+    candidate, manifest = tiny_candidate(tmp_path / "made", study=tiny_study(privacy=PRIVATE))
+    seal(candidate, tmp_path / "1.0.0", approval_of(manifest), key)
+    return tmp_path / "1.0.0", key
+
+
+def replaced(folder, key, name, data):
+    """The release with another file and a manifest that names it: what an insider could make."""
+    (folder / name).write_bytes(data)
+    manifest = read_manifest(folder)
+    files = [
+        f.model_copy(update={"sha256": sha256(data), "size": len(data)}) if f.path == name else f
+        for f in manifest.files
+    ]
+    bound = manifest.model_copy(update={"files": files})
+    approval = manifest.approval.model_copy(update={"candidate": bound.candidate_digest})
+    resign(folder, key, files=files, approval=approval)
+
+
+def test_the_ledgers_of_a_release_are_replayed_and_open_no_other_study(private):
+    folder, key = private
+    checks = {c.name: c for c in verify_release(folder, key.public)}
+    assert checks["ledgers"].passed and "2 replayed" in checks["ledgers"].detail
+    assert b"secret-trial" not in b"".join(p.read_bytes() for p in folder.rglob("*") if p.is_file())
+
+
+def test_a_ledger_that_lost_changed_or_exchanged_entries_fails_the_release(private):
+    folder, key = private
+    name = "ledgers/ash.jsonl"
+    lines = (folder / name).read_bytes().splitlines(keepends=True)
+    for damaged in (
+        b"".join(lines[:-2]),
+        lines[0] + b"".join(lines[3:]),
+        (folder / name).read_bytes().replace(b'"steps":3', b'"steps":2'),
+        (folder / "ledgers/birch.jsonl").read_bytes(),
+        b"",
+    ):
+        replaced(folder, key, name, damaged)
+        assert [n for n in failures(folder, key) if n in ("E402", "E407", "E408")]
+    replaced(folder, key, name, b"".join(lines))
+    assert failures(folder, key) == []
+
+
+def test_an_epsilon_that_the_ledger_does_not_give_fails_the_release(private):
+    folder, key = private
+    manifest = read_manifest(folder)
+    less = [p.model_copy(update={"epsilon_study": p.epsilon_study - 0.01}) for p in manifest.site_privacy]
+    bound = manifest.model_copy(update={"site_privacy": less})
+    approval = manifest.approval.model_copy(update={"candidate": bound.candidate_digest})
+    resign(folder, key, site_privacy=less, approval=approval)
+    assert failures(folder, key) == ["E408"]
 
 
 def test_approval_time_is_in_the_manifest(sealed):
