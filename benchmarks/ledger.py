@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from contracts.signing import SigningKey
-from privacy.accountant import Spend, epsilon
+from privacy.accountant import Spend
 from privacy.ledger import Ledger
 
 WHO = {"officer": "Dr. B. Enchmark", "reason": "measured"}
@@ -72,9 +72,10 @@ def main() -> None:
         bare = os.open(Path(folder) / "bare", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.write(bare, path.read_bytes())
         os.fsync(bare)
+        busy = time.process_time()
         opening = seconds_of(Ledger, path, "ash", "ash", key)
+        busy = time.process_time() - busy
         ledger = Ledger(path, "ash", "ash", key)
-        accounting = seconds_of(epsilon, ledger.spends(), 1e-5)
         ours, reference = [], []
         for _ in range(arguments.appends):
             size = path.stat().st_size
@@ -90,8 +91,7 @@ def main() -> None:
         print(f"{name:<20}  {1e3 * statistics.median(times):.2f} ms (worst {1e3 * max(times):.2f} ms)")
     ratio = statistics.median(ours) / statistics.median(reference)
     print(f"{'ratio':<20}  {ratio:.1f}; {len(line)} bytes an entry; goal of an append < 5 ms")
-    print(f"{'opening':<20}  {opening:.2f} s ({1e6 * opening / arguments.entries:.0f} us an entry)")
-    print(f"{'epsilon of all':<20}  {accounting:.2f} s (50 distinct pairs)")
+    print(f"{'opening':<20}  {opening:.2f} s ({busy:.2f} s of one core: every signature is verified)")
 
 
 if __name__ == "__main__":

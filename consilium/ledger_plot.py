@@ -70,13 +70,14 @@ def _axis(axes: Any, times: list[str | None]) -> Any:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("entry of the ledger")
         return lambda entry: entry["sequence"]
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+    import matplotlib.dates
 
-    locator = AutoDateLocator(maxticks=9)
+    dates: Any = matplotlib.dates  # untyped in part
+    locator = dates.AutoDateLocator(maxticks=9)
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
     axes.set_xlabel("time (UTC)")
-    return lambda entry: date2num(_time(entry["time"]))
+    return lambda entry: dates.date2num(_time(entry["time"]))
 
 
 def _time(text: str) -> datetime:

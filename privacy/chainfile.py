@@ -15,37 +15,40 @@ Whoever puts back an older copy of both files is found out by the head that the 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from contracts.canonical import canonical_json, digest
+from contracts.canonical import digest
 from contracts.errors import ConsiliumError
 from contracts.ledger import LedgerEntry, LedgerOpening
 from contracts.signing import SigningKey, first_problem
 from durable.files import write_atomic
+from privacy.accountant import Spend
 from privacy.chain import ROOT, History, Record, acceptance_bytes, parse_line
+from privacy.headfile import HeadFile, open_plain, read_plain, sync
 
 _LOCK_SECONDS = 30.0
-_HEAD_BYTES = 121
 
 Draft = tuple[dict[str, Any], LedgerOpening]  # what an entry says besides its place in the chain
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What is wrong with a ledger's files, and how many entries they prove to be lost (perhaps more are)."""
+    """What is wrong with a ledger's files, and how many entries they prove to be lost (perhaps more are).
+
+    `carried` was spent in a ledger that cannot be continued, since its key has left: to be charged anew.
+    """
 
     damaged: bool
     entries: int
+    carried: tuple[Spend, ...] = ()
 
 
 class ChainFile:
@@ -53,6 +56,7 @@ class ChainFile:
 
     def __init__(self, path: Path, site: str, lineage: str, key: SigningKey) -> None:
         self.path, self.site, self.lineage, self._key = path, site, lineage, key
+        self._head = HeadFile(path.with_suffix(".head"))
         self.forget()
 
     def forget(self) -> None:
@@ -60,6 +64,7 @@ class ChainFile:
         self.history = History(self.site, self.lineage)
         self._verified = bytearray()
         self._seen: tuple[int, ...] | None = None  # state of the file when it held `_verified`
+        self._anew = False  # the next append takes the place of the file
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -74,17 +79,17 @@ class ChainFile:
 
     @contextmanager
     def salvaged(self) -> Iterator[Loss]:
-        """Like `locked`, over the longest beginning that still verifies.
+        """Like `locked`, over the longest beginning that still verifies; nothing if its key has left since.
 
         For a restore alone. What is cut off stays in `<lineage>.damaged-<n>`. Until something is appended
         the head file is as it was, so that a crash leaves a ledger which is as unusable as before.
 
         Raises:
-            ConsiliumError: E402, the files cannot be locked, read or written, or another key is in force.
+            ConsiliumError: E402, the files cannot be locked, read or written, or this key was handed over.
         """
         with self._lock():
             self.forget()
-            data = _read(self.path)
+            data = read_plain(self.path)
             whole = data[: data.rfind(b"\n") + 1] if data else b""
             for line in whole.splitlines(keepends=True):
                 try:
@@ -92,9 +97,14 @@ class ChainFile:
                 except ConsiliumError:
                     break
                 self._verified += line
-            self._check_key()
             loss = self._loss(data, cut=len(self._verified) < len(whole))
-            if data is not None and len(self._verified) < len(data):
+            if data is not None and self._key.public not in (self.history.keys or [self._key.public]):
+                loss = replace(loss, damaged=True, carried=tuple(self.history.pooled()))
+                self._set_aside(data)
+                self.forget()
+                self._anew = True
+            self._check_key()
+            if data is not None and len(self._verified) < len(data) and not self._anew:
                 self._set_aside(data)
                 with open(self.path, "r+b") as file:
                     file.truncate(len(self._verified))
@@ -104,7 +114,7 @@ class ChainFile:
     def _loss(self, data: bytes | None, *, cut: bool) -> Loss:
         """Compare what verifies with what the head file says."""
         try:
-            head = self._read_head()
+            head = self._head.read()
         except ConsiliumError:
             return Loss(damaged=True, entries=0)
         if head is None:
@@ -154,6 +164,12 @@ class ChainFile:
 
     def _write(self, lines: bytes, records: list[Record]) -> None:
         length = len(self.history.records) + len(records)
+        if self._anew:
+            write_atomic(self.path, lines)
+            sync(self.path.parent)
+            self._head.write(length, records[-1].digest)
+            self._verified, self._anew = bytearray(lines), False
+            return
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         file = os.open(self.path, flags, 0o600)
         try:
@@ -163,8 +179,8 @@ class ChainFile:
                     rest = rest[os.write(file, rest) :]
                 os.fdatasync(file)
                 if not self._verified:
-                    self._sync_folder()
-                self._write_head(length, records[-1].digest)
+                    sync(self.path.parent)
+                self._head.write(length, records[-1].digest)
             except BaseException:
                 # Never acknowledged: take it back, so that a full disk leaves nothing half-written.
                 os.ftruncate(file, len(self._verified))
@@ -176,10 +192,10 @@ class ChainFile:
             os.close(file)
 
     def _refresh(self) -> None:
-        head = self._read_head()
+        head = self._head.read()
         unfinished = self._catch_up(missing_head=head is None)
         if head is None:
-            self._create_head(0, ROOT)
+            self._head.create(0, ROOT)
             head = (0, ROOT)
         length, last = head
         count = len(self.history.records)
@@ -193,18 +209,18 @@ class ChainFile:
                 file.truncate(len(self._verified))
                 os.fsync(file.fileno())
         if length < count:
-            self._write_head(count, self.history.head())
+            self._head.write(count, self.history.head())
 
     def _catch_up(self, *, missing_head: bool) -> int:
         """Verify what the file holds beyond `history`; return the number of its unfinished last bytes."""
-        file = _open(self.path)
+        file = open_plain(self.path)
         if file is None:
             if self._verified:
                 raise ConsiliumError("E402", f"{self.path} was removed while it was open")
             return 0
         try:
             if missing_head:
-                raise ConsiliumError("E402", f"{self._head_path} is missing beside {self.path}")
+                raise ConsiliumError("E402", f"{self._head.path} is missing beside {self.path}")
             state = _state(file)
             if state == self._seen:
                 return 0
@@ -256,81 +272,11 @@ class ChainFile:
         except OSError as error:
             raise ConsiliumError("E402", f"{self.path}: {error}") from error
 
-    @property
-    def _head_path(self) -> Path:
-        return self.path.with_suffix(".head")
-
-    def _read_head(self) -> tuple[int, str] | None:
-        data = _read(self._head_path)
-        if data is None:
-            return None
-        try:
-            value = json.loads(data)
-            length, head = int(value["length"]), str(value["head"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConsiliumError("E402", f"{self._head_path}: {error!r}") from error
-        if length < 0:
-            raise ConsiliumError("E402", f"{self._head_path}: length {length}, expected 0 or more")
-        return length, head
-
-    def _create_head(self, length: int, head: str) -> None:
-        """Write a new head, whole or not at all."""
-        write_atomic(self._head_path, _head_bytes(length, head))
-        self._sync_folder()
-
-    def _write_head(self, length: int, head: str) -> None:
-        """Overwrite the head in place: one short write of constant length, which no kill can tear.
-
-        It is not waited for: should a power cut bring back the head before, the chain is ahead and counts.
-        """
-        try:
-            file = os.open(self._head_path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:  # lost, and being restored
-            self._create_head(length, head)
-            return
-        try:
-            os.pwrite(file, _head_bytes(length, head), 0)
-            if os.fstat(file).st_size > _HEAD_BYTES:  # what a restore found was damaged
-                os.ftruncate(file, _HEAD_BYTES)
-        finally:
-            os.close(file)
-
-    def _sync_folder(self) -> None:
-        folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
     def _set_aside(self, data: bytes) -> None:
         number = 1
         while (aside := self.path.with_suffix(f".damaged-{number}")).exists():
             number += 1
         write_atomic(aside, data)
-
-
-def _head_bytes(length: int, head: str) -> bytes:
-    return canonical_json({"length": length, "head": head}).ljust(_HEAD_BYTES - 1) + b"\n"
-
-
-def _open(path: Path) -> int | None:
-    """Open a plain file for reading; None where there is none. A link or a folder in its place: OSError."""
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise OSError(f"{path} is no plain file")
-    return file
-
-
-def _read(path: Path) -> bytes | None:
-    file = _open(path)
-    if file is None:
-        return None
-    with open(file, "rb") as stream:
-        return stream.read()
 
 
 def _state(file: int) -> tuple[int, ...]:

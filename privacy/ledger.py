@@ -64,7 +64,8 @@ class Ledger:
 
         The longest beginning that verifies is kept; of nothing a new ledger is begun. The charges are written
         before the restore entry and name the head, so that a crash between loses none of them and whoever
-        repeats the command adds only what is not there yet.
+        repeats the command adds only what is not there yet. A ledger from before a change of key cannot be
+        continued: what it spent is charged in a new one.
 
         Args:
             lost_head: the head that the coordinator saw last.
@@ -88,7 +89,7 @@ class Ledger:
             if nothing_lost and loss.entries:
                 raise ConsiliumError("E417", f"{loss.entries} entries are lost, expected charges for them")
             drafts = [] if history.records else [ledger._genesis()]
-            for charge in _missing(charges, history, lost_head):
+            for charge in (*loss.carried, *_missing(charges, history, lost_head)):
                 drafts.append(ledger._write_off(charge, officer, reason, study, lost_head=lost_head))
             opening = ledger._opening(purpose="restore", officer=officer, reason=reason)
             drafts.append((_fields(kind="restore", lost_head=lost_head), opening))

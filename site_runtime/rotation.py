@@ -14,6 +14,7 @@ from pathlib import Path
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
 from durable.files import locked, write_atomic
+from privacy.headfile import sync
 from privacy.ledger import Ledger
 from site_runtime.config import load_site
 from site_runtime.home import SiteHome
@@ -54,7 +55,7 @@ def rotate_signing_key(home: SiteHome, *, officer: str, reason: str) -> Rotation
             _hand_over(home.ledger(lineage), site, lineage, old, new, officer, reason)
         kept = _keep_public(keys, old.public)
         os.replace(waiting, home.signing_key)
-        _sync(keys)
+        sync(keys)
     return Rotation(old.public, new.public, kept, tuple(lineages))
 
 
@@ -78,9 +79,9 @@ def _next_key(site: str, waiting: Path) -> SigningKey:
         draft = waiting.with_suffix(".draft")
         draft.unlink(missing_ok=True)
         SigningKey.generate(site).save(draft)
-        _sync(draft)
+        sync(draft)
         os.replace(draft, waiting)
-        _sync(waiting.parent)
+        sync(waiting.parent)
     return SigningKey.load(site, waiting)
 
 
@@ -93,12 +94,3 @@ def _keep_public(keys: Path, public: str) -> Path:
         number += 1
     write_atomic(path, f"{public}\n".encode())
     return path
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -94,7 +94,6 @@ class Hospital(RuleBasedStateMachine):
             self.ledger.rotate(new, **WHO)
             self.key = new
             self.seen = self.ledger.head
-            self.backup()  # of an older one the key is gone
 
     @rule(spend=st.sampled_from(SPENDS), share=st.floats(0, 1))
     def killed_while_appending(self, spend: Spend, share: float) -> None:

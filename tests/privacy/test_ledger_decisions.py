@@ -261,7 +261,6 @@ def test_a_restore_fails_closed(path: Path, key: SigningKey, tmp_path: Path) -> 
     none = {"charges": [], "nothing_lost": True, "lost_head": ledger.head}
     refused("E417", lambda: Ledger.restored(*arguments, **none, **WHO))
     refused("E402", lambda: opened(path, key))  # and still does
-    refused("E402", lambda: restored(path, SigningKey.generate("alpha"), ledger.head))
     assert path.read_bytes() == lines[0]
 
 
@@ -308,6 +307,32 @@ def test_a_second_loss_under_the_same_head_is_charged_anew(path: Path, key: Sign
     reserve(opened(path, key), 2)
     path.write_bytes(copy)  # the head file knows of one entry more
     assert restored(path, key, lost).spends() == [SPEND, CHARGE, CHARGE]
+
+
+@pytest.mark.parametrize("how", ["an old copy of both", "an old copy of the ledger"])
+def test_what_was_spent_before_a_change_of_key_is_carried_into_a_new_ledger(
+    path: Path, key: SigningKey, tmp_path: Path, how: str
+) -> None:
+    ledger, new = opened(path, key), SigningKey.generate("alpha")
+    reserve(ledger, 1)
+    shutil.copytree(path.parent, tmp_path / "backup")
+    ledger.rotate(new, **WHO)
+    reserve(ledger, 2)
+    seen = ledger.head
+    lose(path, how, tmp_path / "backup")
+    restored(path, new, seen)
+    again = opened(path, new)
+    again.check_head(seen)
+    assert kinds(again) == ["genesis", "write-off", "write-off", "restore"]
+    assert again.spends() == [SPEND, CHARGE]
+    assert path.with_suffix(".damaged-1").exists()
+
+
+def test_a_restore_during_a_change_of_key_sets_no_good_ledger_aside(path: Path, key: SigningKey) -> None:
+    opened(path, key).rotate(SigningKey.generate("alpha"), **WHO)
+    before = path.read_bytes()
+    assert "rotate" in refused("E402", lambda: restored(path, key, "e" * 64))
+    assert path.read_bytes() == before and not path.with_suffix(".damaged-1").exists()
 
 
 # --- the public core ---
