@@ -1,5 +1,7 @@
 """Accounting of a long ledger: 10,000 entries with 50 distinct (sample rate, noise multiplier).
 
+Run: .venv/bin/python benchmarks/accounting.py [--entries 10000] [--distinct 50] [--reference-distinct 10]
+
 Each repetition runs in a process of its own with cold caches. Ours is `privacy.accountant.epsilon`: PRV,
 confirmed by RDP. The reference is Opacus's PRV accountant on fewer distinct pairs, since it takes long; both
 are timed on those, and the ratio is of these two times.
@@ -90,10 +92,11 @@ def main() -> None:
         reference.append(in_process("opacus", share, few))
         ratios.append(same[-1]["seconds"] / reference[-1]["seconds"])
     seconds = [run["seconds"] for run in whole]
+    spread = f"from {min(seconds):.2f} to {max(seconds):.2f}; goal < 2"
     print(f"load {os.getloadavg()[0]:.1f}, one core, cold caches, delta {DELTA:g}")
     print(
-        f"ours, {arguments.entries:,} entries, {arguments.distinct} pairs   {statistics.median(seconds):.2f} s "
-        f"(from {min(seconds):.2f} to {max(seconds):.2f}; goal < 2)   epsilon {whole[0]['epsilon']:.4f}"
+        f"ours, {arguments.entries:,} entries, {arguments.distinct} pairs   "
+        f"{statistics.median(seconds):.2f} s ({spread})   epsilon {whole[0]['epsilon']:.4f}"
     )
     for name, runs in (("ours", same), ("Opacus PRV", reference)):
         print(
