@@ -30,6 +30,7 @@ NOUNS: dict[str, tuple[str, str, str]] = {
     "study": ("consilium.study", "app", "Check a study file; replay a finished study."),
     "site": ("consilium.site", "app", "A hospital's own view: check, show, pause, withdraw."),
     "data": ("consilium.data", "app", "Fetch public data sets."),
+    "privacy": ("consilium.privacy", "app", "Plan a study's privacy; epsilon of any composition."),
     "ledger": ("consilium.ledger", "app", "A hospital's privacy ledger: show, verify, export, decide."),
     "release": ("consilium.release", "app", "List, show and verify releases."),
     "contracts": ("consilium.contracts", "app", "Print the JSON Schema of everything that may cross."),

@@ -30,6 +30,7 @@ Pairs = tuple["Spend", ...]
 
 _DEFAULT: Adjacency = "add-or-remove-one"
 _SMALLEST_NOISE = 0.05  # below it the loss of one step leaves the range of float64: epsilon is infinite here
+_SMALLEST_DELTA = 1e-100
 
 
 @dataclass(frozen=True, order=True)
@@ -63,7 +64,8 @@ def grouped(spends: Iterable[Spend]) -> Pairs:
     """
     steps: dict[tuple[float, float], int] = {}
     for spend in spends:
-        pair = (float(spend.sample_rate), float(spend.noise_multiplier))
+        # Beyond these ends its square leaves the range of float64.
+        pair = (float(spend.sample_rate), min(max(float(spend.noise_multiplier), 1e-100), 1e100))
         steps[pair] = steps.get(pair, 0) + spend.steps
     precision = math.fsum(n / sigma**2 for (q, sigma), n in sorted(steps.items()) if q == 1.0)
     pairs = [Spend(q, sigma, n) for (q, sigma), n in sorted(steps.items()) if q < 1.0]
@@ -133,7 +135,7 @@ def _prv(pairs: Pairs, delta: float, adjacency: Adjacency) -> float:
         # One patient replaced moves the sum by up to two clip norms.
         distance = 2.0 if adjacency == "replace-one" else 1.0
         return epsilon_gaussian(pairs[0].noise_multiplier / distance, delta)
-    if any(pair.noise_multiplier < _SMALLEST_NOISE for pair in pairs):
+    if delta < _SMALLEST_DELTA or any(pair.noise_multiplier < _SMALLEST_NOISE for pair in pairs):
         return math.inf
     steps = [(pair_of(p.sample_rate, p.noise_multiplier, adjacency), p.steps) for p in pairs]
     return composed_epsilon(steps, delta)

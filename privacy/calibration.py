@@ -106,12 +106,15 @@ def spend_of(protocol: StudyProtocol, kind: str, noise_multiplier: float) -> Spe
     return Spend(1.0, noise_multiplier, 1)
 
 
-def projection(protocol: StudyProtocol, noise: StudyNoise, most: int | None = None) -> list[Projected]:
-    """Return epsilon after each planned exchange, at the protocol's delta.
+def projection(
+    protocol: StudyProtocol, noise: StudyNoise, most: int | None = None, delta: float | None = None
+) -> list[Projected]:
+    """Return epsilon after each planned exchange.
 
     Args:
         most: about how many exchanges to report, evenly chosen; always the first, each that is not training,
             and the last. None reports all.
+        delta: of epsilon; the protocol's own by default.
 
     Raises:
         ConsiliumError: E408, E409 (the study promises no privacy).
@@ -130,7 +133,7 @@ def projection(protocol: StudyProtocol, noise: StudyNoise, most: int | None = No
             number=i,
             kind=plans[i - 1][0],
             round=sum(kind == "training" for kind, _ in plans[:i]),
-            epsilon=epsilon(spends[:i], privacy.delta, adjacency_of(protocol)),
+            epsilon=epsilon(spends[:i], delta or privacy.delta, adjacency_of(protocol)),
         )
         for i in sorted(chosen)
     ]

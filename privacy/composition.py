@@ -133,7 +133,8 @@ def _window(losses: Sequence[Loss], mesh: float, delta: float, tail: float) -> _
     for loss in losses:
         x = mesh * (loss.first + np.arange(len(loss.mass)))
         variance += loss.steps * float(loss.mass @ (x - float(loss.mass @ x)) ** 2)
-    start, end = min(0.1 / math.sqrt(variance), 0.05), min(200.0 / math.sqrt(variance), 1.0 / mesh)
+    deviation = max(math.sqrt(variance), 1e-6 * mesh)
+    start, end = min(0.1 / deviation, 0.05), min(200.0 / deviation, 1.0 / mesh)
     t, upper, lower = _doubled_orders(losses, mesh, start, end)
     near = t[int(np.argmin((upper - math.log(delta)) / t))]
     fine, fine_upper = _orders_around(losses, mesh, float(near))

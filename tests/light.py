@@ -23,6 +23,7 @@ MODULES = (
     "privacy.stream",
     "consilium.release",
     "consilium.ledger",
+    "consilium.privacy",
     "consilium.contracts",
     "consilium.__main__",
 )
