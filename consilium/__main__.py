@@ -31,6 +31,7 @@ NOUNS: dict[str, tuple[str, str, str]] = {
     "site": ("consilium.site", "app", "A hospital's own view: check, show, pause, withdraw."),
     "data": ("consilium.data", "app", "Fetch public data sets."),
     "ledger": ("consilium.ledger", "app", "Show and verify a hospital's privacy ledger."),
+    "audit": ("consilium.audit", "app", "Attack the privacy mechanism and compare with its claim."),
     "release": ("consilium.release", "app", "List, show and verify releases."),
     "contracts": ("consilium.contracts", "app", "Print the JSON Schema of everything that may cross."),
 }
