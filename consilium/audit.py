@@ -48,7 +48,7 @@ def audit(
         protocol = load_study(find_study(study))
         privacy, spend = audited(protocol)
         claim = epsilon([spend], privacy.delta)
-        settings = {"claim": claim, "delta": privacy.delta, "confidence": _CONFIDENCE}
+        settings: dict[str, Any] = {"claim": claim, "delta": privacy.delta, "confidence": _CONFIDENCE}
         powers = expected_power(spend, canaries=canaries, **settings)
         if not json:
             _show_power(protocol, spend, privacy.delta, claim, canaries, powers)
@@ -246,7 +246,7 @@ def draw_scores(seen: Observation, verdict: Verdict, fault: Fault, path: Path) -
 
     figure = Figure(figsize=(7.0, 3.6), layout="constrained")
     axes = figure.subplots()
-    edges = np.histogram_bin_edges(seen.scores, bins=60).tolist()
+    edges = np.histogram_bin_edges(seen.scores, bins=40).tolist()
     axes.hist(seen.scores[~seen.included], edges, color=GREY, alpha=0.65, label="left out")
     axes.hist(seen.scores[seen.included], edges, color=BLUE, alpha=0.65, label="in the cohort")
     ordered, half = np.sort(seen.scores), verdict.guesses // 2
@@ -254,7 +254,7 @@ def draw_scores(seen: Observation, verdict: Verdict, fault: Fault, path: Path) -
     axes.axvline(ordered[-half], color=INK, linestyle="--", linewidth=1, label="guessed beyond")
     axes.set_xlabel("canary's coordinate, summed over all steps (clip norms)")
     axes.set_ylabel("canaries")
-    what = "mechanism as it is" if fault == "none" else f"fault: {fault}"
+    what = "mechanism as it is" if fault == "none" else f"fault {fault}"
     axes.set_title(
         f"{what}: {verdict.correct} of {verdict.guesses} guesses right, epsilon at least "
         f"{verdict.lower_bound:.2f}, claimed {verdict.claim:.2f}",

@@ -20,7 +20,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.special import bdtrc, gammaln
 
 from privacy.accountant import Spend
 
@@ -49,9 +49,21 @@ def p_value(correct: int, guesses: int, canaries: int, epsilon: float, delta: fl
     if correct == 0:
         return 1.0
     right = 1.0 / (1.0 + math.exp(-epsilon))
-    below = np.cumsum(binom.pmf(np.arange(correct - 1, -1, -1), guesses, right))
-    worst = float(np.max(below / np.arange(1, correct + 1)))
-    return min(float(binom.sf(correct - 1, guesses, right)) + 2.0 * canaries * delta * worst, 1.0)
+    chance = float(bdtrc(correct - 1, guesses, right))
+    if delta == 0.0:
+        return chance
+    fewer = np.arange(correct - 1, -1, -1)
+    log_mass = _log_choices(guesses)[fewer] - guesses * math.log1p(math.exp(-epsilon))
+    log_mass -= (guesses - fewer) * epsilon  # log P[W = fewer]; e^-epsilon = (1 - right) / right
+    worst = float(np.max(np.cumsum(np.exp(log_mass)) / np.arange(1, correct + 1)))
+    return min(chance + 2.0 * canaries * delta * worst, 1.0)
+
+
+@lru_cache(maxsize=64)
+def _log_choices(n: int) -> Floats:
+    """Return log of n over k for k = 0 .. n."""
+    k = np.arange(n + 1)
+    return np.asarray(gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1))
 
 
 @lru_cache(maxsize=4096)
@@ -139,7 +151,7 @@ def runs_needed(runs: int, confidence: float = 0.95) -> int:
     A sound mechanism refutes itself in one run with a probability of at most 1 - confidence, independently.
     """
     level = 1.0 - confidence
-    return next(k for k in range(1, runs + 2) if binom.sf(k - 1, runs, level) <= level * (1.0 + 1e-9))
+    return next(k for k in range(1, runs + 2) if bdtrc(k - 1, runs, level) <= level * (1.0 + 1e-9))
 
 
 @dataclass(frozen=True)

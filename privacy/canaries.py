@@ -106,7 +106,7 @@ def attack(
         warnings.simplefilter("ignore")  # hooks on a module whose input needs no gradient
         for x, mask, y in loader:
             optimizer.zero_grad()
-            patient_loss(private(x), y, mask).backward()
+            patient_loss(private(x), y, mask).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             assert weight.grad is not None
             seen += weight.grad.detach()[0, :canaries].to(torch.float64)
@@ -155,9 +155,10 @@ class _Quieter(NoiseStream):
 class _Unclipped(PatientOptimizer):
     """An optimizer that adds gradients up as they are. A fault: for the audit alone."""
 
+    max_grad_norm: float
+
     def clip_and_accumulate(self) -> None:
         """As its base class, under a bound that nothing reaches."""
-        bound: float = self.max_grad_norm
-        self.max_grad_norm = 1e30
+        bound, self.max_grad_norm = self.max_grad_norm, 1e30
         super().clip_and_accumulate()
         self.max_grad_norm = bound
