@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,13 +79,11 @@ def audited(protocol: StudyProtocol) -> tuple[PatientPrivacy, Spend]:
     """Return the privacy of a study and all its training steps: what the audit attacks and what is claimed.
 
     Raises:
-        ConsiliumError: E422, there is no patient-level claim, or its clipping is not the one attacked here.
+        ConsiliumError: E422, there is no patient-level claim.
     """
     privacy = protocol.privacy
     if not isinstance(privacy, PatientPrivacy):
         raise ConsiliumError("E422", f"privacy.mode {privacy.mode!r}, expected 'patient'")
-    if privacy.clipping != "flat":
-        raise ConsiliumError("E422", f"privacy.clipping {privacy.clipping!r}, expected 'flat'")
     training = protocol.training
     sigma = calibrate(protocol).training
     return privacy, Spend(training.sample_rate, sigma, training.steps * protocol.rounds)
@@ -98,7 +98,6 @@ def canary_model(canaries: int, max_grad_norm: float) -> tuple[nn.Module, Tensor
     import torch
 
     from models.registry import build_model, load_state, state_of
-    from models.tabular import TabularModel
     from privacy.canaries import ORDINARY_FEATURES, canary_input
 
     width = canaries + ORDINARY_FEATURES
@@ -124,8 +123,34 @@ def canary_model(canaries: int, max_grad_norm: float) -> tuple[nn.Module, Tensor
     state = state_of(model)
     state["preprocessing.scale"][:canaries] = 1.0 / canary_input(max_grad_norm)
     load_state(model, state)
-    assert isinstance(model, TabularModel) and isinstance(model.network, torch.nn.Linear)
+    assert isinstance(model.network, torch.nn.Linear)
     return model, model.network.weight
+
+
+def attack_study(
+    protocol: StudyProtocol, canaries: int, fault: Fault, progress: Callable[[], None] = lambda: None
+) -> Observation:
+    """Attack once what trains this study at its hospitals: its sampling, clipping, noise, and all steps."""
+    from privacy.canaries import attack
+    from privacy.dpsgd import AdaptiveOptimizer, PatientOptimizer, PerLayerOptimizer
+
+    privacy, spend = audited(protocol)
+    make: Callable[..., PatientOptimizer] = PatientOptimizer
+    if privacy.clipping == "per-layer":
+        make = PerLayerOptimizer
+    elif privacy.clipping == "adaptive":
+        make = partial(AdaptiveOptimizer, quantile=privacy.quantile, start=privacy.max_grad_norm)
+    model, weight = canary_model(canaries, privacy.max_grad_norm)
+    return attack(
+        model,
+        weight,
+        spend,
+        max_grad_norm=privacy.max_grad_norm,
+        canaries=canaries,
+        make=make,
+        fault=fault,
+        progress=progress,
+    )
 
 
 def _attacks(
@@ -133,27 +158,12 @@ def _attacks(
 ) -> list[Observation]:
     """Run the attack as often as asked for."""
     from consilium.simulate import progress_bar
-    from privacy.canaries import attack
 
-    privacy, spend = audited(protocol)
-    seen = []
+    _, spend = audited(protocol)
     with progress_bar() as bar:
         bar.disable = quiet
         task = bar.add_task("attacking", total=runs * spend.steps)
-        for _ in range(runs):
-            model, weight = canary_model(canaries, privacy.max_grad_norm)
-            seen.append(
-                attack(
-                    model,
-                    weight,
-                    spend,
-                    max_grad_norm=privacy.max_grad_norm,
-                    canaries=canaries,
-                    fault=fault,
-                    progress=lambda: bar.advance(task),
-                )
-            )
-    return seen
+        return [attack_study(protocol, canaries, fault, lambda: bar.advance(task)) for _ in range(runs)]
 
 
 def _facts(

@@ -110,7 +110,7 @@ def run_demo(home: Path, port: int, bar_disabled: bool) -> dict[str, Any]:
         "without_privacy": plain,
         "achievable_auroc": best,
         "noise_multiplier": last["noise_multiplier"],
-        "epsilon": last["epsilon"],
+        "epsilon": load_record(platform.coordinator, STUDY, str(protocol.last_round))["epsilon"],
         "release": str(newest_release(platform)),
         "key": coordinator_key(platform.coordinator).public,
         "seconds": round(time.monotonic() - started, 1),

@@ -159,8 +159,10 @@ def _summary(path: Path, manifest: ReleaseManifest) -> dict[str, Any]:
 def _print_manifest(manifest: ReleaseManifest) -> None:
     facts = Table(show_header=False, title=f"{manifest.study} {manifest.version}", title_justify="left")
     private = "no differential privacy"
-    if manifest.privacy_mode == "patient":
+    if manifest.privacy_mode != "none":
         private = "not stated by every hospital" if manifest.epsilon is None else f"{manifest.epsilon:.3f}"
+    if manifest.privacy_mode == "site":
+        private += " (a hospital's, not a patient's)"
     facts.add_row("title", manifest.title)
     facts.add_row("intended use", manifest.intended_use)
     facts.add_row("hospitals", ", ".join(manifest.sites))

@@ -54,7 +54,7 @@ class Follower:
 
 def total_steps(protocol: StudyProtocol) -> int:
     """Intake, every round, and the release's three parts."""
-    return 1 + protocol.rounds + (1 - protocol.first_round) + 3
+    return 1 + protocol.last_round + (1 - protocol.first_round) + 3
 
 
 def intake(follower: Follower) -> dict[str, Any]:
@@ -97,14 +97,14 @@ def rounds(follower: Follower) -> Head:
     seen = protocol.first_round
     while True:
         head = follower.head()
-        while seen < head.round or (head.status != "running" and seen == head.round == protocol.rounds):
+        while seen < head.round or (head.status != "running" and seen == head.round == protocol.last_round):
             follower.say(round_line(load_record(follower.platform.coordinator, protocol.study, str(seen))))
             seen += 1
         if head.status not in ("registered", "running"):
             return head
         if head.refusals and head.reason:
             raise ConsiliumError("E506", head.reason)
-        follower.show(f"round {head.round} of {protocol.rounds}", 1 + head.round - protocol.first_round)
+        follower.show(protocol.round_title(head.round), 1 + head.round - protocol.first_round)
         time.sleep(POLL_SECONDS)
 
 

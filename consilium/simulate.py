@@ -68,7 +68,7 @@ def simulate(
         folder = find_federation(protocol.study, federation)
         root = fresh_folder(out, protocol.study)
         started = time.monotonic()
-        steps = len(site_files(folder)) + protocol.rounds + (1 - protocol.first_round) + 3
+        steps = len(site_files(folder)) + protocol.last_round + (1 - protocol.first_round) + 3
         with progress_bar() as bar:
             bar.disable = json
             task = bar.add_task(protocol.study, total=steps)
@@ -126,10 +126,11 @@ def show(found: dict[str, Any]) -> None:
         each = ", ".join(f"{site} {value:.3f}" for site, value in best.items())
         screen.print(f"best achievable AUROC (simulated patients): {each}", highlight=False)
     privacy = found["privacy"]
-    if privacy["mode"] == "patient":
+    if privacy["mode"] != "none":
+        level = "patient level" if privacy["mode"] == "patient" else "hospital level, trusted coordinator"
         screen.print(
             f"differential privacy: epsilon {privacy['maximum']:.3f} at delta {privacy['delta']:g} "
-            f"(patient level, whole study), sigma {privacy['noise_multiplier']:g}"
+            f"({level}, whole study), sigma {privacy['noise_multiplier']:g}"
         )
     else:
         screen.print("no differential privacy: exact updates left the hospitals")

@@ -124,7 +124,7 @@ def run_rounds(simulation: Simulation, progress: Progressing) -> None:
     number = simulation.protocol.first_round
     while True:
         run = f"{RUN}-{number}"
-        progress(f"round {number} of {simulation.protocol.rounds}")
+        progress(simulation.protocol.round_title(number))
         opened = open_round(home, study, run, set(simulation.sites))
         if opened.plan is None:
             return
@@ -202,8 +202,9 @@ def outcome(simulation: Simulation) -> dict[str, Any]:
         "gates": evaluation["gates"],
         "privacy": {"mode": protocol.privacy.mode, "noise_multiplier": last["noise_multiplier"]},
     }
-    if last["epsilon"]:
-        found["privacy"] |= last["epsilon"]
+    spent = load_record(home, protocol.study, str(protocol.last_round))["epsilon"]
+    if spent:
+        found["privacy"] |= spent
     return found
 
 

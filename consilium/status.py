@@ -67,6 +67,8 @@ def study_status(home: CoordinatorHome, study: str) -> dict[str, Any]:
         "status": head.status,
         "round": head.round,
         "rounds": protocol.rounds,
+        "title": protocol.round_title(head.round),
+        "decision_threshold": head.threshold if protocol.threshold_rule else protocol.decision_threshold,
         "open": head.plan is not None,
         "sites": sites,
         "epsilon": newest.get("epsilon")
@@ -106,7 +108,7 @@ def status(
 
 def show(found: dict[str, Any]) -> None:
     """Print the status of one study."""
-    title = f"{found['study']}: {found['status']}, round {found['round']} of {found['rounds']}"
+    title = f"{found['study']}: {found['status']}, {found['title']}"
     table = Table(title=title)
     for column in ("hospital", "connected", "rounds", "state", "epsilon", "epsilon left"):
         table.add_column(column)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
 from contracts.errors import ConsiliumError
-from contracts.study import PatientPrivacy, StudyProtocol, load_study
+from contracts.study import HospitalPrivacy, PatientPrivacy, StudyProtocol, load_study
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -86,6 +86,20 @@ def check(
 
 def privacy_facts(protocol: StudyProtocol) -> dict[str, object]:
     """What a study promises about privacy, with its calibrated noise."""
+    if isinstance(protocol.privacy, HospitalPrivacy):
+        from privacy.central import hospital_noise
+
+        found = hospital_noise(protocol)
+        return {
+            "mode": "site",
+            "statement": "a hospital is protected from the others, not from the coordinator",
+            "epsilon": protocol.privacy.epsilon,
+            "delta": protocol.privacy.delta,
+            "max_update_norm": protocol.privacy.max_update_norm,
+            "clipping": protocol.privacy.clipping,
+            "noise_multiplier": found.training,
+            "epsilon_composed": found.epsilon,
+        }
     if not isinstance(protocol.privacy, PatientPrivacy):
         return {"mode": "none", "statement": "no differential privacy: exact updates leave the hospitals"}
     from privacy.calibration import calibrate

@@ -86,7 +86,7 @@ class ReleaseManifest(Contract):
     inputs: Annotated[list[ModelInput], Field(max_length=2000)]
     outputs: Annotated[list[Text], Field(max_length=64)]
     decision_threshold: Finite
-    privacy_mode: Literal["none", "patient"]
+    privacy_mode: Literal["none", "patient", "site"]
     epsilon: Finite | None = None  # the maximum over sites, for this study
     delta: Finite | None = None
     site_privacy: Annotated[list[SitePrivacy], Field(max_length=1000)]

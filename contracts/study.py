@@ -333,9 +333,29 @@ class StudyProtocol(Contract):
         for gate in self.gates:
             if gate.subgroup is not None and gate.subgroup not in known:
                 raise ValueError(f"gate names unknown subgroup {gate.subgroup!r}")
+        if isinstance(self.privacy, HospitalPrivacy):
+            self._only_noised_sums()
         if (self.cadence == "cron") != (self.cron is not None):
             raise ValueError("cadence: cron and cron: '...' go together")
+        if self.training.class_weights == "balanced" and self.training.normalisation != "federated":
+            raise ValueError("class_weights: balanced needs normalisation: federated, to count labels")
+        if self.threshold_rule is not None and self.privacy.mode == "site":
+            raise ValueError("a threshold from training has no noise of its own under privacy mode site")
         return self
+
+    def _only_noised_sums(self) -> None:
+        """With hospital-level privacy only the noised sums of updates may come from a hospital's data."""
+        reason = "with privacy.mode site, which covers model updates alone"
+        if self.training.normalisation != "declared":
+            raise ValueError(
+                f"training.normalisation {self.training.normalisation!r}, expected 'declared' {reason}"
+            )
+        if self.training.class_weights != "none":
+            raise ValueError(
+                f"training.class_weights {self.training.class_weights!r}, expected 'none' {reason}"
+            )
+        if isinstance(self.decision_threshold, ThresholdRule):
+            raise ValueError(f"decision_threshold is a rule, expected a number {reason}")
 
     def body(self) -> dict[str, Any]:
         """The fields the author wrote, plus the schema version: what is hashed and signed."""
@@ -352,9 +372,42 @@ class StudyProtocol(Contract):
         return 0 if self.training.normalisation == "federated" else 1
 
     @property
+    def threshold_rule(self) -> ThresholdRule | None:
+        """How the decision threshold is read off training; None when the protocol fixes it."""
+        return self.decision_threshold if isinstance(self.decision_threshold, ThresholdRule) else None
+
+    @property
+    def last_round(self) -> int:
+        """The last exchange before the release: after training, a histogram if a rule asks for one."""
+        return self.rounds if self.threshold_rule is None else self.rounds + 1
+
+    def round_title(self, number: int) -> str:
+        """Name an exchange for people."""
+        return "decision threshold" if number > self.rounds else f"round {number} of {self.rounds}"
+
+    @property
     def feature_names(self) -> list[str]:
         """Names of the features in the order of the model's input."""
         return [f.name for f in self.features]
+
+
+def threshold_of(protocol: StudyProtocol, locked: float | None) -> float:
+    """Return the decision threshold of a study: the protocol's own number, or the one locked after training.
+
+    Args:
+        locked: of the head or of a plan; None where nothing was locked.
+
+    Raises:
+        ConsiliumError: E426, a rule and nothing locked, or a number locked beside the protocol's own.
+    """
+    declared = protocol.decision_threshold
+    if isinstance(declared, ThresholdRule):
+        if locked is None:
+            raise ConsiliumError("E426", "decision_threshold is a rule, and no threshold was locked")
+        return locked
+    if locked is not None and locked != declared:
+        raise ConsiliumError("E426", f"decision_threshold {locked:g}, expected {declared:g}")
+    return declared
 
 
 def parse_study(value: Any, source: str = "study") -> StudyProtocol:
@@ -365,10 +418,30 @@ def parse_study(value: Any, source: str = "study") -> StudyProtocol:
     """
     if not isinstance(value, dict):
         raise ConsiliumError("E101", f"{source}: expected a mapping, got {type(value).__name__}")
+    seed = find_seed(value)
+    if seed is not None and value.get("privacy") != {"mode": "none"}:
+        raise ConsiliumError("E405", f"{source}: field {seed!r}, expected none")
     try:
         return StudyProtocol.model_validate(value)
     except ValidationError as error:
         raise ConsiliumError("E101", f"{source}: {first_problem(error)}") from error
+
+
+def find_seed(value: Any, path: str = "") -> str | None:
+    """Where a configuration names a seed, at any depth; None if nowhere."""
+    parts: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        parts = [(str(key), inner) for key, inner in value.items()]
+    elif isinstance(value, list):
+        parts = [(str(number), inner) for number, inner in enumerate(value)]
+    for key, inner in parts:
+        here = f"{path}.{key}" if path else key
+        if key in ("seed", "random_seed", "noise_seed"):
+            return here
+        found = find_seed(inner, here)
+        if found is not None:
+            return found
+    return None
 
 
 def load_study(path: Path) -> StudyProtocol:

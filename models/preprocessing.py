@@ -17,6 +17,10 @@ class TabularPreprocessing(nn.Module):
     zeros. With `missing_indicators` one column per feature says whether it was missing.
 
     Shapes: x float32 [..., features], NaN = missing -> float32 [..., width].
+
+    Attributes:
+        width: columns of the output.
+        sources: for every column of the output, the index of the feature it comes from.
     """
 
     center: Tensor
@@ -40,9 +44,14 @@ class TabularPreprocessing(nn.Module):
         self.register_buffer("high", high, persistent=False)
         self.register_buffer("center", (low + high) / 2)
         self.register_buffer("scale", (high - low) / 4)
-        one_hot = sum(len(levels) for levels in self.levels)
-        indicators = len(features) if self.missing_indicators else 0
-        self.width = len(numeric) + one_hot + indicators
+        coded = zip(self.categorical_columns, self.levels, strict=True)
+        self.sources = [*self.numeric_columns, *(column for column, levels in coded for _ in levels)]
+        if self.missing_indicators:
+            self.sources += range(len(features))
+        self.width = len(self.sources)
+        if protocol.training.class_weights == "balanced":
+            # Share of positive records: weighs the loss, plays no part in `forward`, travels with the rest.
+            self.register_buffer("prevalence", torch.tensor([0.5]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map raw features [..., features] to network inputs [..., width]."""

@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from contracts.study import StudyProtocol
+from models.interface import ClinicalModel
 from models.preprocessing import TabularPreprocessing
 
 
-class TabularModel(nn.Module):
-    """Preprocessing followed by a network with one logit.
-
-    Shapes: x float32 [..., features] in raw units, NaN = missing -> logits float32 [...].
-    """
-
-    def __init__(self, protocol: StudyProtocol, network: nn.Module, preprocessing: nn.Module) -> None:
-        super().__init__()
-        self.preprocessing = preprocessing
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logit of the label's positive class."""
-        logits: Tensor = self.network(self.preprocessing(x))
-        return logits.squeeze(-1)
-
-
-def logistic(protocol: StudyProtocol) -> TabularModel:
+def logistic(protocol: StudyProtocol) -> ClinicalModel:
     """Logistic regression (`hidden` must be empty)."""
     if protocol.model.hidden:
         raise ValueError("model logistic takes no hidden layers")
     preprocessing = TabularPreprocessing(protocol)
-    return TabularModel(protocol, nn.Linear(preprocessing.width, 1), preprocessing)
+    return ClinicalModel(preprocessing, nn.Linear(preprocessing.width, 1))
 
 
-def mlp(protocol: StudyProtocol) -> TabularModel:
-    """Multilayer perceptron with tanh activations, which bound the gradients that DP-SGD clips
-    (Papernot et al. 2021, Tempered sigmoid activations for deep learning with differential privacy)."""
+def mlp(protocol: StudyProtocol) -> ClinicalModel:
+    """Multilayer perceptron with tanh activations (`hidden`: one of 32 when not given)."""
     preprocessing = TabularPreprocessing(protocol)
+    layers, width = tanh_layers(preprocessing.width, protocol.model.hidden or [32])
+    return ClinicalModel(preprocessing, nn.Sequential(*layers, nn.Linear(width, 1)))
+
+
+def tanh_layers(width: int, hidden: list[int]) -> tuple[list[nn.Module], int]:
+    """Linear layers from `width` inputs, each followed by tanh; also how many outputs the last has.
+
+    Tanh bounds the gradients that DP-SGD clips (Papernot et al. 2021, Tempered sigmoid activations for deep
+    learning with differential privacy).
+    """
     layers: list[nn.Module] = []
-    width = preprocessing.width
-    for hidden in protocol.model.hidden or [32]:
-        layers += [nn.Linear(width, hidden), nn.Tanh()]
-        width = hidden
-    return TabularModel(protocol, nn.Sequential(*layers, nn.Linear(width, 1)), preprocessing)
+    for units in hidden:
+        layers += [nn.Linear(width, units), nn.Tanh()]
+        width = units
+    return layers, width

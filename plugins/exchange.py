@@ -91,7 +91,7 @@ def exchange_app(home: CoordinatorHome, keys: Keys | None = None) -> FastAPI:
         opened = plans.plan(plan)
         if opened is None or opened.entry(site) is None:
             raise HTTPException(403, "no plan of this digest names this site")
-        if opened.kind not in ("statistics", "training") or not plans.is_open(plan, opened):
+        if opened.kind not in ("statistics", "training", "histogram") or not plans.is_open(plan, opened):
             raise HTTPException(409, "this plan takes no update")
         if length > _bound(store, opened):
             raise HTTPException(413, "larger than an update of this model can be")

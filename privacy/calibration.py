@@ -1,15 +1,16 @@
 """The noise of a whole planned study, chosen once so that everything composed meets its epsilon.
 
-The statistics round, if there is one, is a single Gaussian release with its share of epsilon; training is
-rounds x steps at the protocol's sample rate and gets what composition leaves. Both noise multipliers are the
-smallest of four significant digits that meet their target: numbers that can be written down exactly.
+The statistics round and the histogram for a decision threshold, where there are any, are a single Gaussian
+release each with a share of epsilon; training is rounds x steps at the protocol's sample rate and gets what
+composition leaves. All noise multipliers are the smallest of four significant digits that meet their target:
+numbers that can be written down exactly.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from contracts.errors import ConsiliumError
 from contracts.study import PatientPrivacy, StudyProtocol
@@ -22,12 +23,18 @@ _SMALLEST, _LARGEST = -1, 4  # decades of the noise multipliers that are tried: 
 class StudyNoise:
     """Noise multipliers of a study and the epsilon they compose to at the protocol's delta.
 
-    `statistics` is None when no statistics round is planned.
+    `statistics` is None when no statistics round is planned, `histogram` when the threshold is fixed.
     """
 
     statistics: float | None
     training: float
     epsilon: float
+    histogram: float | None = None
+
+    def of(self, kind: str) -> float | None:
+        """Return the noise multiplier of a plan of this kind; None when the study plans no such exchange."""
+        exchanges = {"statistics": self.statistics, "training": self.training, "histogram": self.histogram}
+        return exchanges.get(kind)
 
 
 _calibrated: dict[str, StudyNoise] = {}
@@ -45,10 +52,12 @@ def calibrate(protocol: StudyProtocol) -> StudyNoise:
 
 
 def planned_spends(protocol: StudyProtocol, noise: StudyNoise) -> list[Spend]:
-    """Return what each plan of the study spends, in order: statistics (if planned), then one per round."""
+    """Return what each plan of the study spends, in order: statistics, every round, histogram, as planned."""
     training = protocol.training
     statistics = [] if noise.statistics is None else [Spend(1.0, noise.statistics, 1)]
-    return statistics + [Spend(training.sample_rate, noise.training, training.steps)] * protocol.rounds
+    histogram = [] if noise.histogram is None else [Spend(1.0, noise.histogram, 1)]
+    rounds = [Spend(training.sample_rate, noise.training, training.steps)] * protocol.rounds
+    return statistics + rounds + histogram
 
 
 def spend_of(protocol: StudyProtocol, kind: str, noise_multiplier: float) -> Spend:
@@ -78,24 +87,27 @@ def _calibrate(protocol: StudyProtocol) -> StudyNoise:
     privacy, training = protocol.privacy, protocol.training
     if not isinstance(privacy, PatientPrivacy):
         raise ConsiliumError("E409", f"privacy mode {privacy.mode!r} of {protocol.study!r}, expected patient")
-    statistics = None
-    before: list[Spend] = []
+    statistics = histogram = None
     if training.normalisation == "federated":
-        share = privacy.statistics_fraction * privacy.epsilon
-        statistics = _smallest(
-            lambda sigma: epsilon_prv([Spend(1.0, sigma, 1)], privacy.delta),
-            share,
-            "one release of statistics",
-        )
-        before = [Spend(1.0, statistics, 1)]
+        statistics = _one_release(privacy, privacy.statistics_fraction, "one release of statistics")
+    if protocol.threshold_rule is not None:
+        histogram = _one_release(privacy, privacy.threshold_fraction, "one histogram for a threshold")
+    single = [Spend(1.0, sigma, 1) for sigma in (statistics, histogram) if sigma is not None]
     steps = protocol.rounds * training.steps
     sigma = _smallest(
-        lambda sigma: epsilon_prv([*before, Spend(training.sample_rate, sigma, steps)], privacy.delta),
+        lambda sigma: epsilon_prv([*single, Spend(training.sample_rate, sigma, steps)], privacy.delta),
         privacy.epsilon,
         f"{steps} steps at rate {training.sample_rate:g}",
     )
-    noise = StudyNoise(statistics, sigma, 0.0)
-    return StudyNoise(statistics, sigma, epsilon(planned_spends(protocol, noise), privacy.delta))
+    noise = StudyNoise(statistics, sigma, 0.0, histogram)
+    return replace(noise, epsilon=epsilon(planned_spends(protocol, noise), privacy.delta))
+
+
+def _one_release(privacy: PatientPrivacy, fraction: float, what: str) -> float:
+    """Return the noise multiplier of one Gaussian release at rate 1 that costs `fraction` of epsilon."""
+    return _smallest(
+        lambda sigma: epsilon_prv([Spend(1.0, sigma, 1)], privacy.delta), fraction * privacy.epsilon, what
+    )
 
 
 def _smallest(spent: Callable[[float], float], target: float, what: str) -> float:

@@ -61,6 +61,7 @@ gate passed, and the model answers the golden rows.
 model.onnx takes `features` float32 [patients, {width}] in the order, units and ranges of manifest.json
 ("inputs"), NaN for missing, and returns `probability` and `out_of_range`. Do not act on the probability of a
 row that is out of range: training could not have seen it. The decision threshold is {threshold}.
+{source}
 """
 
 
@@ -86,13 +87,14 @@ def write_candidate(target: Path, facts: ReleaseFacts, onnx: Path) -> ReleaseMan
         _write_json(folder / "validation.json", validation_document(facts))
         _write_text(folder / "validation.html", validation_page(facts))
         _write_text(folder / "dp_statement.md", dp_statement(facts))
-        _write_json(folder / "golden.json", golden_document(protocol, folder / "model.onnx"))
+        _write_json(folder / "golden.json", golden_document(protocol, folder / "model.onnx", facts.threshold))
         readme = _README.format(
             title=protocol.title,
             version=facts.version,
             study=protocol.study,
             width=len(protocol.features),
-            threshold=protocol.decision_threshold,
+            threshold=facts.decision_threshold,
+            source=facts.threshold_source,
         )
         _write_text(folder / "README.txt", readme)
         manifest = ReleaseManifest(
@@ -108,7 +110,7 @@ def write_candidate(target: Path, facts: ReleaseFacts, onnx: Path) -> ReleaseMan
             opset=OPSET,
             inputs=_inputs(protocol),
             outputs=["probability", "out_of_range"],
-            decision_threshold=protocol.decision_threshold,
+            decision_threshold=facts.decision_threshold,
             privacy_mode=protocol.privacy.mode,
             epsilon=facts.epsilon,
             delta=facts.delta,

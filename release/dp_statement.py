@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contracts.study import PatientPrivacy, StudyProtocol
+from contracts.study import HospitalPrivacy, PatientPrivacy, StudyProtocol
+from release.dp_statement_central import hospital_statement
 from release.facts import ReleaseFacts
 
 
@@ -13,6 +14,8 @@ def dp_statement(facts: ReleaseFacts) -> str:
     if isinstance(privacy, PatientPrivacy):
         parts += [_holdout(facts.protocol), _promise(facts, privacy), _mechanism(facts, privacy)]
         parts += [_spent(facts, privacy), _not_covered(), _replay(facts, privacy)]
+    elif isinstance(privacy, HospitalPrivacy):
+        parts += [_holdout(facts.protocol), *hospital_statement(facts, privacy), _not_covered()]
     else:
         parts += [_none(facts), _holdout(facts.protocol), _not_covered()]
     return "\n".join(parts)

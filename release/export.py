@@ -85,7 +85,7 @@ def parity(model: nn.Module, onnx_path: Path, x: ArrayLike, threshold: float) ->
         model: the trained module.
         onnx_path: its export.
         x: float [patients, F], raw units, NaN for missing.
-        threshold: the protocol's decision threshold.
+        threshold: the study's decision threshold.
     """
     import torch
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.study import CategoricalFeature, Feature, StudyProtocol
+from contracts.study import CategoricalFeature, Feature, StudyProtocol, threshold_of
 from release.session import predict
 
 TOLERANCE = 1e-5
@@ -56,14 +56,20 @@ def golden_rows(protocol: StudyProtocol) -> tuple[list[str], NDArray[np.float32]
     return [name for name, _ in cases], np.array([row for _, row in cases], dtype=np.float32)
 
 
-def golden_document(protocol: StudyProtocol, onnx_path: Path) -> dict[str, Any]:
-    """Return `golden.json`: the rows and what onnxruntime answers. A missing value is null."""
+def golden_document(
+    protocol: StudyProtocol, onnx_path: Path, threshold: float | None = None
+) -> dict[str, Any]:
+    """Return `golden.json`: the rows and what onnxruntime answers. A missing value is null.
+
+    Args:
+        threshold: the locked one, where the protocol has a rule instead of a number.
+    """
     names, x = golden_rows(protocol)
     probability, out_of_range = predict(onnx_path, x)
     return {
         "features": protocol.feature_names,
         "tolerance": TOLERANCE,
-        "decision_threshold": protocol.decision_threshold,
+        "decision_threshold": threshold_of(protocol, threshold),
         "rows": [
             {
                 "case": name,

@@ -75,12 +75,13 @@ hospital that treats them; no record and no score left a hospital.</p>
 <span>pooled AUROC{% if pooled.auroc is defined and pooled.auroc.lower is defined %}, 95 % \
 {{ "%.3f"|format(pooled.auroc.lower) }} to {{ "%.3f"|format(pooled.auroc.upper) }}{% endif %}</span></div>
 <div><b>{{ "%.1f %%"|format(100 * pooled.accuracy.value) if pooled.accuracy is defined else "–" }}</b>\
-<span>accuracy at threshold {{ protocol.decision_threshold }}</span></div>
+<span>accuracy at threshold {{ facts.decision_threshold }}</span></div>
 <div><b>{{ pooled.n }}</b><span>holdout patients\
 {% if pooled.events is not none %}, {{ pooled.events }} events{% if suppressed %} where shown{% endif %}{% endif %}\
 </span></div>
 <div><b>{{ "ε = %.2f"|format(facts.epsilon) if facts.epsilon is not none else "none" }}</b>\
-<span>{% if facts.epsilon is not none %}differential privacy per patient, δ = {{ "%.0e"|format(facts.delta) }}\
+<span>{% if facts.epsilon is not none %}differential privacy per \
+{{ "hospital" if protocol.privacy.mode == "site" else "patient" }}, δ = {{ "%.0e"|format(facts.delta) }}\
 {% elif protocol.privacy.mode == "none" %}differential privacy: this study uses none\
 {% else %}stated epsilon: a hospital states none{% endif %}</span></div>
 </div>
@@ -137,7 +138,7 @@ defined else "–") }}{% if key in tree %}<small>{{ tree[key] | interval }}</sma
 {% if key in pooled %}<small>{{ pooled[key] | interval }}</small>{% endif %}</td>{% endfor %}</tr>
 </table></div>
 <p class="note">Below each value its 95 % interval. Accuracy at the decision threshold \
-{{ protocol.decision_threshold }}. Brier: 0 is perfect. Calibration slope: 1 is perfect, below 1 the predictions are \
+{{ facts.decision_threshold }}. {{ facts.threshold_source }} Brier: 0 is perfect. Calibration slope: 1 is perfect, below 1 the predictions are \
 too extreme. Calibration intercept: 0 is perfect, above 0 the model predicts too little risk.</p>
 {% if suppressed %}<p class="note"><b>Withheld</b> at {{ suppressed | join(", ") }}: fewer than {{ 2 * cell }} \
 patients in one class, so only accuracy and the number of patients may leave (fewer than {{ cell }} patients: \

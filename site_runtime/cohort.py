@@ -50,12 +50,14 @@ class CohortArrays:
         x: float32 [patients, records, features] in the protocol's units; NaN = missing; unused records 0.
         mask: bool [patients, records], True where there is a record.
         y: float32 [patients, records], 0 or 1; unused records 0.
+        auxiliary: float32 [patients, records, auxiliary labels], 0 or 1; NaN = unknown or unused record.
         digest: the frozen cohort's keyed digest (both parts together).
     """
 
     x: NDArray[np.float32]
     mask: NDArray[np.bool_]
     y: NDArray[np.float32]
+    auxiliary: NDArray[np.float32]
     digest: str
 
     @property
@@ -84,7 +86,7 @@ def convert_units(frame: pd.DataFrame, config: SiteConfig, protocol: StudyProtoc
 
 
 def eligible(frame: pd.DataFrame, protocol: StudyProtocol) -> pd.DataFrame:
-    """Drop incomplete records when the study asks for complete cases (features and label)."""
+    """Drop incomplete records when the study asks for complete cases: of the features and the label."""
     if not protocol.cohort.complete_cases:
         return frame
     needed = [*protocol.feature_names, protocol.label.name]
@@ -112,14 +114,20 @@ def latest_first(frame: pd.DataFrame) -> pd.DataFrame:
     return ordered
 
 
+def value_columns(protocol: StudyProtocol) -> list[str]:
+    """The columns of a cohort that hold values: features, the label, auxiliary labels."""
+    auxiliary = [label.name for label in protocol.auxiliary_labels]
+    return [*protocol.feature_names, protocol.label.name, *auxiliary]
+
+
 def build_cohort(
     frame: pd.DataFrame, protocol: StudyProtocol, key: bytes, holdout: frozenset[str]
 ) -> pd.DataFrame:
     """Turn eligible records into the canonical cohort.
 
-    Columns: `patient` (pseudonym), `position` (uint8, 0 = the latest record), `holdout` (bool), the features
-    (float32) and the label (float32), one row per kept record, ordered by pseudonym and position, so that
-    the order of the source's rows does not matter.
+    Columns: `patient` (pseudonym), `position` (uint8, 0 = the latest record), `holdout` (bool), the features,
+    the label and any auxiliary labels (float32), one row per kept record, ordered by pseudonym and position,
+    so that the order of the source's rows does not matter.
     """
     kept = latest_first(frame)
     kept = kept[kept["position"] < protocol.cohort.max_records]
@@ -129,7 +137,7 @@ def build_cohort(
         "position": kept["position"].astype("uint8"),
         "holdout": kept["patient"].isin(holdout),
     }
-    for name in [*protocol.feature_names, protocol.label.name]:
+    for name in value_columns(protocol):
         columns[name] = kept[name].astype("float32")
     return pd.DataFrame(columns).sort_values(["patient", "position"]).reset_index(drop=True)
 
@@ -149,7 +157,7 @@ def cohort_digest(cohort: pd.DataFrame, protocol: StudyProtocol, key: bytes) -> 
     mac.update("\n".join(cohort["patient"]).encode())
     mac.update(cohort["position"].to_numpy(np.uint8).tobytes())
     mac.update(cohort["holdout"].to_numpy(np.uint8).tobytes())
-    for name in [*protocol.feature_names, protocol.label.name]:
+    for name in value_columns(protocol):
         values = cohort[name].to_numpy("<f4").copy()
         values[np.isnan(values)] = np.nan  # one bit pattern for every missing value
         mac.update(values.tobytes())
@@ -252,8 +260,11 @@ def _arrays(rows: pd.DataFrame, protocol: StudyProtocol, width: int, digest: str
     patients = int(patient.max()) + 1 if len(rows) else 0
     x = np.zeros((patients, width, len(protocol.features)), np.float32)
     y = np.zeros((patients, width), np.float32)
+    auxiliary = np.full((patients, width, len(protocol.auxiliary_labels)), np.nan, np.float32)
     mask = np.zeros((patients, width), np.bool_)
     x[patient, position] = rows[protocol.feature_names].to_numpy(np.float32)
     y[patient, position] = rows[protocol.label.name].to_numpy(np.float32)
+    names = [label.name for label in protocol.auxiliary_labels]
+    auxiliary[patient, position] = rows[names].to_numpy(np.float32)
     mask[patient, position] = True
-    return CohortArrays(x=x, mask=mask, y=y, digest=digest)
+    return CohortArrays(x=x, mask=mask, y=y, auxiliary=auxiliary, digest=digest)

@@ -15,6 +15,7 @@ from contracts.canonical import digest
 from contracts.errors import ConsiliumError
 from contracts.fields import FeatureName, Finite, SiteName, Text, Unit
 from contracts.signing import first_problem
+from contracts.study import find_seed
 from contracts.yaml_text import load_yaml
 from site_runtime.connectors import Source, parse_source
 from site_runtime.home import SiteHome
@@ -149,6 +150,9 @@ def load_site_file(path: Path) -> SiteConfig:
         raise ConsiliumError("E103", f"{path}: {error}") from error
     if not isinstance(value, dict):
         raise ConsiliumError("E103", f"{path}: expected a mapping, got {type(value).__name__}")
+    seed = find_seed({name: part for name, part in value.items() if name != "source"})
+    if seed is not None:
+        raise ConsiliumError("E405", f"{path}: field {seed!r}, expected none")
     try:
         config = SiteConfig.model_validate(value)
     except ValidationError as error:

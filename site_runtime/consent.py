@@ -18,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
-from contracts.study import NoPrivacy, StudyProtocol, parse_study
+from contracts.study import HospitalPrivacy, NoPrivacy, StudyProtocol, parse_study
 from durable.files import locked, write_atomic
 from site_runtime.config import SiteConfig, load_site
 from site_runtime.home import SiteHome
+from site_runtime.preflight import check_promise
 
 State = Literal["approved", "paused", "withdrawn"]
 
@@ -94,12 +95,21 @@ def _decide(home: SiteHome, study: str, state: State, protocol_hash: str, by: st
 
 
 def check_policy(config: SiteConfig, protocol: StudyProtocol) -> None:
-    """Refuse a study that asks for more than the hospital's policy lets out.
+    """Refuse a study that asks for more than the hospital's policy lets out, or promises what cannot be kept.
 
     Raises:
-        ConsiliumError: E304.
+        ConsiliumError: E304; E4xx of `site_runtime.preflight.check_promise`.
     """
-    if isinstance(protocol.privacy, NoPrivacy) and not config.policy.exact_updates:
+    check_promise(config, protocol)
+    if config.policy.exact_updates:
+        return
+    if isinstance(protocol.privacy, HospitalPrivacy):
+        raise ConsiliumError(
+            "E304",
+            f"study {protocol.study!r} sends exact updates to the coordinator, which adds the noise "
+            "(privacy.mode site); site.yaml would have to say policy.exact_updates: true",
+        )
+    if isinstance(protocol.privacy, NoPrivacy):
         raise ConsiliumError(
             "E304",
             f"study {protocol.study!r} trains without differential privacy (privacy.mode none); "

@@ -13,7 +13,7 @@ from contracts.errors import ConsiliumError
 from contracts.evaluation import EvaluationReport, Parity, one_bit
 from contracts.plan import RoundPlan
 from contracts.signing import SigningKey
-from contracts.study import PatientPrivacy, StudyProtocol
+from contracts.study import PatientPrivacy, StudyProtocol, threshold_of
 from durable.files import locked, write_atomic
 from models.registry import load_model
 from privacy.accountant import epsilon
@@ -43,11 +43,13 @@ def make_report(
 
     Raises:
         ConsiliumError: E210, E211, the cohort; E509, E804, E805, the exchange; E604, nothing to evaluate;
-            E605, another model or another cohort was evaluated for this study before.
+            E605, another model, cohort or threshold was evaluated for this study before; E426, the plan's
+            threshold is not a locked one.
     """
     cohort = load_cohort(home, config, protocol, "holdout")
     if cohort.patients == 0 or plan.base_model is None:
         raise ConsiliumError("E604", f"{cohort.patients} holdout patients, model {plan.base_model}")
+    threshold = threshold_of(protocol, plan.decision_threshold)
     remember_evaluation(home, protocol, plan, cohort.digest)
     features, label = cohort.x[:, 0, :], cohort.y[:, 0]
     cell = max(protocol.cohort.minimum_cell, config.policy.minimum_cell)
@@ -61,7 +63,7 @@ def make_report(
                 raise ConsiliumError("E604", "a verification plan names the exported model")
             exported = Path(folder) / "model.onnx"
             exchange.get(plan.artefact, exported)
-            agreement = one_bit(parity(model, exported, features, protocol.decision_threshold))
+            agreement = one_bit(parity(model, exported, features, threshold))
             probability, _ = predict(exported, features)
         else:
             with torch.no_grad():
@@ -76,13 +78,13 @@ def make_report(
         cohort=cohort.digest,
         parity=agreement,
         **spent(home, config, protocol),
-        **performance(probability, label.astype(np.int64), features, protocol, cell),
+        **performance(probability, label.astype(np.int64), features, protocol, cell, threshold),
     )
     keep(home, plan_digest, report, None, {})
 
 
 def remember_evaluation(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan, cohort: str) -> None:
-    """Answer for one final model and one export per study version, on one frozen cohort.
+    """Answer for one final model, one threshold and one export per study version, on one frozen cohort.
 
     Every metric is an exact function of the holdout: whoever could ask for model after model would learn of
     single patients what suppression hides.
@@ -93,10 +95,11 @@ def remember_evaluation(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan
     path = home.state(protocol.study) / "evaluated.json"
     with locked(path.with_suffix(".lock")):
         known = json.loads(path.read_bytes()) if path.exists() else {}
-        first = known.setdefault(protocol.hash, {"model": plan.base_model, "cohort": cohort})
+        asked = {"model": plan.base_model, "cohort": cohort, "threshold": plan.decision_threshold}
+        first = known.setdefault(protocol.hash, dict(asked))
         if plan.kind == "verification":
             first.setdefault("artefact", plan.artefact)
-        asked = {"model": plan.base_model, "cohort": cohort, "artefact": plan.artefact}
+        asked["artefact"] = plan.artefact
         if any(
             first[name] != asked[name] for name in first if plan.kind == "verification" or name != "artefact"
         ):

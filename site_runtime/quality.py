@@ -123,48 +123,36 @@ def expectations(frame: pd.DataFrame, protocol: StudyProtocol) -> list[Any]:
     gxe: Any = import_module("great_expectations.expectations")
     mostly = 1 - protocol.quality.max_out_of_range
     suite: list[Any] = []
-
-    def meta(check: Check, column: str | None = None) -> dict[str, Any]:
-        return {"check": check, "column": column}
-
     for feature in protocol.features:
         name = feature.name
-        suite.append(gxe.ExpectColumnToExist(column=name, meta=meta("column", name)))
+        suite.append(gxe.ExpectColumnToExist(column=name, meta=_meta("column", name)))
         suite.append(
             gxe.ExpectColumnValuesToBeInTypeList(
-                column=name, type_list=["float64", "float32"], meta=meta("type", name)
+                column=name, type_list=["float64", "float32"], meta=_meta("type", name)
             )
         )
         suite.append(
             gxe.ExpectColumnValuesToNotBeNull(
-                column=name, mostly=1 - feature.max_missing, meta=meta("missingness", name)
+                column=name, mostly=1 - feature.max_missing, meta=_meta("missingness", name)
             )
         )
         if isinstance(feature, CategoricalFeature):
             suite.append(
                 gxe.ExpectColumnValuesToBeInSet(
-                    column=name, value_set=list(feature.levels), meta=meta("levels", name)
+                    column=name, value_set=list(feature.levels), meta=_meta("levels", name)
                 )
             )
         else:
             low, high = feature.range
             suite.append(
                 gxe.ExpectColumnValuesToBeBetween(
-                    column=name, min_value=low, max_value=high, mostly=mostly, meta=meta("range", name)
+                    column=name, min_value=low, max_value=high, mostly=mostly, meta=_meta("range", name)
                 )
             )
-    label = protocol.label.name
-    low, high = protocol.label.prevalence
-    suite += [
-        gxe.ExpectCompoundColumnsToBeUnique(column_list=["patient", "record"], meta=meta("uniqueness")),
-        gxe.ExpectColumnValuesToNotBeNull(column=label, meta=meta("label", label)),
-        gxe.ExpectColumnDistinctValuesToEqualSet(
-            column=label, value_set=[0.0, 1.0], meta=meta("label", label)
-        ),
-        gxe.ExpectColumnMeanToBeBetween(
-            column=label, min_value=low, max_value=high, meta=meta("prevalence", label)
-        ),
-    ]
+    suite.append(
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=["patient", "record"], meta=_meta("uniqueness"))
+    )
+    suite += _of_labels(gxe, frame, protocol)
     if "observed_until" in frame:
         suite.append(
             gxe.ExpectColumnPairValuesAToBeGreaterThanB(
@@ -172,10 +160,41 @@ def expectations(frame: pd.DataFrame, protocol: StudyProtocol) -> list[Any]:
                 column_B="observed_until",
                 or_equal=True,
                 ignore_row_if="either_value_is_missing",
-                meta=meta("time"),
+                meta=_meta("time"),
             )
         )
     return suite
+
+
+def _of_labels(gxe: Any, frame: pd.DataFrame, protocol: StudyProtocol) -> list[Any]:
+    """Both classes of the label; auxiliary labels may be unknown, of every patient too."""
+    label = protocol.label.name
+    suite = [
+        gxe.ExpectColumnValuesToNotBeNull(column=label, meta=_meta("label", label)),
+        gxe.ExpectColumnDistinctValuesToEqualSet(
+            column=label, value_set=[0.0, 1.0], meta=_meta("label", label)
+        ),
+    ]
+    for one in protocol.auxiliary_labels:
+        suite.append(
+            gxe.ExpectColumnValuesToBeInSet(
+                column=one.name, value_set=[0.0, 1.0], meta=_meta("label", one.name)
+            )
+        )
+    for one in (protocol.label, *protocol.auxiliary_labels):
+        meta = _meta("prevalence", one.name)
+        if one is protocol.label or frame[one.name].notna().any():
+            low, high = one.prevalence
+            suite.append(
+                gxe.ExpectColumnMeanToBeBetween(column=one.name, min_value=low, max_value=high, meta=meta)
+            )
+        else:  # no mean, and no prevalence that is implausible
+            suite.append(gxe.ExpectColumnValuesToBeNull(column=one.name, meta=meta))
+    return suite
+
+
+def _meta(check: Check, column: str | None = None) -> dict[str, Any]:
+    return {"check": check, "column": column}
 
 
 def _findings(result: Any, frame: pd.DataFrame, protocol: StudyProtocol) -> list[Finding]:
@@ -192,7 +211,7 @@ def _findings(result: Any, frame: pd.DataFrame, protocol: StudyProtocol) -> list
         number, detail = numbers[check], ""
         if not passed:
             detail = _detail(check, column, frame, protocol)
-            if check == "label" and set(frame[protocol.label.name]) not in ({0.0}, {1.0}):
+            if check == "label" and set(frame[column]) not in ({0.0}, {1.0}):
                 number = "E204"  # not one class only, but something that is neither
         findings.append(
             Finding(
@@ -223,9 +242,11 @@ def _detail(check: Check, column: str | None, frame: pd.DataFrame, protocol: Stu
     values = frame[column]
     if check == "label":
         found = _some(values)
-        return f"label {column!r}: values {found}, {int(values.isna().sum())} missing; expected both 0 and 1"
+        expected = "both 0 and 1" if column == protocol.label.name else "0, 1 or missing"
+        return f"label {column!r}: values {found}, {int(values.isna().sum())} missing; expected {expected}"
     if check == "prevalence":
-        low, high = protocol.label.prevalence
+        labels = (protocol.label, *protocol.auxiliary_labels)
+        low, high = next(label.prevalence for label in labels if label.name == column)
         return f"label {column!r}: prevalence {values.mean():.3f}, expected {low:g} to {high:g}"
     feature = next(f for f in protocol.features if f.name == column)
     if check == "missingness":

@@ -27,7 +27,9 @@ from site_runtime.egress import refuse, send
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
 from site_runtime.outbox import DOCUMENT, TENSORS, exclusively, finished, restore_state
+from site_runtime.preflight import check_layers, check_promise
 
+UPDATES = ("statistics", "training", "histogram")  # kinds of plan that an update answers
 SHEET = "sheet.digest"  # of the newest data sheet that left, in the study's state
 
 
@@ -52,13 +54,14 @@ def intake(home: SiteHome, study: str) -> str:
         config = load_site(home)
         protocol = load_approved(home, study)
         check_consent(home, study, protocol.hash)
+        check_promise(config, protocol)
         text = send(home, config, run_intake(home, study, protocol))
         write_atomic(home.state(study) / SHEET, parse_signed(text).digest.encode())
         return text
 
 
 def train(home: SiteHome, plan: str, exchange: Exchange) -> str:
-    """Answer a statistics or training plan with a signed `UpdateEnvelope`.
+    """Answer a statistics, training or histogram plan with a signed `UpdateEnvelope`.
 
     Asked again for the same plan, it sends the same update again and spends nothing.
 
@@ -67,7 +70,7 @@ def train(home: SiteHome, plan: str, exchange: Exchange) -> str:
     """
     from site_runtime.training import make_update
 
-    return _answer(home, plan, exchange, "train", ("statistics", "training"), UpdateEnvelope, make_update)
+    return _answer(home, plan, exchange, "train", UPDATES, UpdateEnvelope, make_update)
 
 
 def evaluate(home: SiteHome, plan: str, exchange: Exchange) -> str:
@@ -109,6 +112,8 @@ def _answer(
         with exclusively(home, plan_digest):
             if finished(home, plan_digest) is None:
                 check_plan(home, config, protocol, plan)
+                check_promise(config, protocol)
+                check_layers(protocol)
                 work(home, config, protocol, plan, plan_digest, exchange)
             restore_state(home, protocol.study, plan_digest)
             folder = home.outbox(plan_digest)
@@ -162,10 +167,13 @@ def check_plan(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan
         raise ConsiliumError("E511", f"the plan names data sheet {entry.data_sheet}, not the newest one here")
     if CODE_VERSION not in plan.code_versions:
         raise ConsiliumError("E305", f"code {CODE_VERSION}, the plan accepts {plan.code_versions}")
-    if plan.round > protocol.rounds:
-        raise ConsiliumError("E504", f"round {plan.round} of {protocol.rounds}")
-    if protocol.privacy.mode == "none" and not config.policy.exact_updates:
-        raise ConsiliumError("E304", "policy.exact_updates is false and the study has no privacy")
+    if plan.round > protocol.last_round:
+        raise ConsiliumError("E504", f"round {plan.round} of {protocol.last_round}")
+    if (plan.kind == "histogram") != (plan.kind in UPDATES and plan.round > protocol.rounds):
+        raise ConsiliumError("E504", f"a {plan.kind} plan for round {plan.round} of {protocol.rounds}")
+    if protocol.privacy.mode != "patient" and not config.policy.exact_updates:
+        why = "has no privacy" if protocol.privacy.mode == "none" else "leaves the noise to the coordinator"
+        raise ConsiliumError("E304", f"policy.exact_updates is false and the study {why}")
 
 
 @contextlib.contextmanager

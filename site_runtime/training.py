@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from safetensors.numpy import load_file
 
 from contracts.canonical import sha256
@@ -18,7 +19,7 @@ from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
 from durable.files import write_atomic
 from privacy.accountant import Spend, epsilon
-from privacy.calibration import StudyNoise, calibrate, check_delta, spend_of
+from privacy.calibration import StudyNoise, calibrate, spend_of
 from privacy.ledger import Ledger
 from privacy.stream import derive_stream
 from site_runtime.cohort import CohortArrays, load_cohort
@@ -29,6 +30,9 @@ from site_runtime.outbox import DOCUMENT, TENSORS, keep, kept_state, tensor_byte
 from strategies.interface import SiteUpdate, Tensors
 from strategies.normalisation import site_statistics
 from strategies.registry import strategy_of
+from strategies.threshold import site_histogram
+
+CLIP = "privacy.clip"  # kept for the next round: where the clip norm of adaptive clipping stands
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ def make_update(
         )
     update = compute(home, config, protocol, plan, plan_digest, cohort, base)
     tensors = tensor_bytes(update.sent)
-    spend = spend_of(protocol, plan.kind, plan.noise_multiplier) if plan.noise_multiplier else None
+    noise = own_noise(protocol, plan)
+    spend = spend_of(protocol, plan.kind, noise) if noise else None
     envelope = UpdateEnvelope(
         study=protocol.study,
         protocol_hash=protocol.hash,
@@ -85,7 +90,7 @@ def make_update(
         policy=config.policy_digest,
         code_version=CODE_VERSION,
         sample_rate=spend.sample_rate if spend else None,
-        noise_multiplier=plan.noise_multiplier,
+        noise_multiplier=noise,
         delta=protocol.privacy.delta if isinstance(protocol.privacy, PatientPrivacy) else None,
         epsilon_study=account.epsilon_study if account else None,
         epsilon_lineage=account.epsilon_lineage if account else None,
@@ -97,6 +102,11 @@ def make_update(
     if ledger is not None:
         ledger.commit(plan_digest)
     write_atomic(_answered(home, protocol, plan), plan_digest.encode())
+
+
+def own_noise(protocol: StudyProtocol, plan: RoundPlan) -> float | None:
+    """The noise multiplier that the site itself applies: with hospital-level privacy the coordinator does."""
+    return plan.noise_multiplier if isinstance(protocol.privacy, PatientPrivacy) else None
 
 
 def settle(home: SiteHome, config: SiteConfig, plan_digest: str) -> None:
@@ -125,7 +135,7 @@ def earlier_answer(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> 
     same = (
         earlier.protocol_hash == plan.protocol_hash
         and earlier.base_model == plan.base_model
-        and earlier.noise_multiplier == plan.noise_multiplier
+        and earlier.noise_multiplier == own_noise(protocol, plan)
         and entry is not None
         and earlier.data_sheet == entry.data_sheet
     )
@@ -175,10 +185,17 @@ def compute(
     )
     if plan.kind == "statistics":
         return site_statistics(
-            protocol, cohort.x, cohort.mask, plan.noise_multiplier, stream(purpose="statistics")
+            protocol, cohort.x, cohort.mask, cohort.y, plan.noise_multiplier, stream(purpose="statistics")
         )
+    if plan.kind == "histogram":
+        from site_runtime.risks import latest_risks  # torch
+
+        risk, label = latest_risks(protocol, base, cohort)
+        return site_histogram(risk, label, plan.noise_multiplier, stream(purpose="histogram"))
     from site_runtime.trainer import SiteTrainer  # torch, Lightning, Opacus
 
+    before = kept_state(home, protocol.study) if plan.round > protocol.first_round else {}
+    clip = before.pop(CLIP, None)
     train = SiteTrainer(
         protocol=protocol,
         plan=plan,
@@ -187,8 +204,12 @@ def compute(
         compute=config.compute,
         sampling=stream(purpose="sampling"),
         noise=stream(purpose="noise"),
+        clip=None if clip is None else float(clip[0]),
     )
-    return strategy_of(protocol).site(protocol, base, kept_state(home, protocol.study), train)
+    update = strategy_of(protocol).site(protocol, base, before, train)
+    if train.clip is None:
+        return update
+    return SiteUpdate(update.sent, {**update.kept, CLIP: np.array([train.clip])})
 
 
 def reserve(
@@ -200,15 +221,13 @@ def reserve(
     refuses a plan with less.
 
     Raises:
-        ConsiliumError: E401, E402, E403, E407, E410, E411, E412.
+        ConsiliumError: E401, E402, E407, E410, E411.
     """
     privacy = protocol.privacy
     if not isinstance(privacy, PatientPrivacy):
         return None, None
-    check_delta(protocol, config.governance.declared_size)
-    check_compute(config)
     noise = calibrate(protocol)
-    needed = noise.statistics if plan.kind == "statistics" else noise.training
+    needed = noise.of(plan.kind)
     if needed is None or plan.noise_multiplier is None or plan.noise_multiplier < needed:
         raise ConsiliumError("E410", f"noise_multiplier {plan.noise_multiplier}, expected at least {needed}")
     lineage = config.governance.lineage
@@ -247,29 +266,16 @@ def reserve(
     )
 
 
-def check_compute(config: SiteConfig) -> None:
-    """Refuse hardware settings under which DP-SGD is no longer what the ledger says.
-
-    Several devices draw a batch each; 16-bit precision with loss scaling skips a step, noise and all, when a
-    gradient overflows, which depends on the data.
-
-    Raises:
-        ConsiliumError: E412.
-    """
-    compute = config.compute
-    if compute.devices != 1:
-        raise ConsiliumError("E412", f"compute.devices {compute.devices}, expected 1")
-    if compute.precision == "16-mixed":
-        raise ConsiliumError("E412", "compute.precision '16-mixed', expected 32-true, 64-true or bf16-mixed")
-
-
 def remaining(protocol: StudyProtocol, plan: RoundPlan, noise: StudyNoise) -> list[Spend]:
     """What the study still plans after this exchange: a study that cannot be finished is not begun."""
+    if plan.kind == "histogram":
+        return []
+    last = [] if noise.histogram is None else [Spend(1.0, noise.histogram, 1)]
     rounds = protocol.rounds - plan.round
     if rounds == 0:
-        return []
+        return last
     settings = protocol.training
-    return [Spend(settings.sample_rate, noise.training, settings.steps * rounds)]
+    return [Spend(settings.sample_rate, noise.training, settings.steps * rounds), *last]
 
 
 def _own_sheet(plan: RoundPlan, config: SiteConfig) -> str:

@@ -21,6 +21,6 @@ def strategy_of(protocol: StudyProtocol) -> FederatedStrategy:
     if name not in STRATEGIES:
         raise ConsiliumError("E101", f"field 'strategy.name': {name!r}, expected one of {sorted(STRATEGIES)}")
     strategy = STRATEGIES[name]
-    if protocol.privacy.mode == "patient" and strategy.dp == "none":
+    if protocol.privacy.mode != "none" and strategy.dp == "none":
         raise ConsiliumError("E406", f"field 'strategy.name': {name!r} is marked dp: none")
     return strategy

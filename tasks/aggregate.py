@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass
 
 from contracts.plan import RoundPlan
-from contracts.study import StudyProtocol
+from contracts.study import HospitalPrivacy, StudyProtocol
 from contracts.update import UpdateEnvelope
 from strategies.interface import Admitted, Global
 from strategies.normalisation import normalised_start, statistics_norm_bound, statistics_shapes
 from strategies.registry import strategy_of
+from strategies.threshold import histogram_norm_bound, histogram_shapes
 from tasks.admission import Expectation, training_norm_bound
+from tasks.central import private_step
 from tasks.exchange import DirectoryExchange
 from tasks.home import CoordinatorHome
 from tasks.store import load_global, put_tensors
@@ -35,6 +37,8 @@ def expectation(
             shapes=statistics_shapes(protocol),
             max_norm=statistics_norm_bound(protocol, declared_size, plan.noise_multiplier),
         )
+    if plan.kind == "histogram":
+        return Expectation(histogram_shapes(), histogram_norm_bound(declared_size, plan.noise_multiplier))
     assert plan.base_model is not None
     model = TensorFile(DirectoryExchange(home.exchange).path_of(plan.base_model)).shapes
     shapes = strategy_of(protocol).expected(protocol, model)
@@ -53,32 +57,34 @@ def weight_of(protocol: StudyProtocol, declared_size: int) -> float:
 def aggregate(
     home: CoordinatorHome,
     protocol: StudyProtocol,
-    kind: str,
+    plan: RoundPlan,
+    plan_digest: str,
     base: Base,
     updates: list[UpdateEnvelope],
     weights: dict[str, float],
-    noise_multiplier: float | None = None,
 ) -> Base:
     """Combine admitted updates in the order of their sites' names and store the new global state.
 
     Deterministic: the same base and the same update digests give the same bytes, so that
-    `consilium study replay` can check every round.
+    `consilium study replay` can check every round. With hospital-level privacy the strategy sees only the
+    noised mean.
     """
     exchange = DirectoryExchange(home.exchange)
-
-    admitted = [
-        Admitted(e.site, weights[e.site], TensorFile(exchange.path_of(e.tensors)))
-        for e in sorted(updates, key=lambda e: e.site)
-    ]
-    if kind == "statistics":
+    ordered = sorted(updates, key=lambda e: e.site)
+    admitted = [Admitted(e.site, weights[e.site], TensorFile(exchange.path_of(e.tensors))) for e in ordered]
+    if plan.kind == "statistics":
         from models.registry import initial_state  # torch: only here, so that every other round starts fast
 
         start = initial_state(protocol)
-        state = Global(model=normalised_start(protocol, start, admitted, noise_multiplier))
+        state = Global(model=normalised_start(protocol, start, admitted, plan.noise_multiplier))
     else:
         assert base.model is not None
         before = load_global(home, base.model, base.optimiser)
-        state = strategy_of(protocol).coordinator(protocol, before, admitted)
+        if isinstance(protocol.privacy, HospitalPrivacy):
+            roster = {e.site: weight_of(protocol, e.declared_size) for e in plan.roster}
+            state = private_step(home, protocol, plan, plan_digest, before, admitted, ordered, roster)
+        else:
+            state = strategy_of(protocol).coordinator(protocol, before, admitted)
     return Base(
         model=put_tensors(home, state.model),
         optimiser=put_tensors(home, state.optimiser) if state.optimiser else None,

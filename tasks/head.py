@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from contracts.errors import ConsiliumError
-from contracts.fields import Contract, Count, Digest, StudyName, Text, Timestamp
+from contracts.fields import Contract, Count, Digest, Probability, StudyName, Text, Timestamp
 from contracts.signing import first_problem
 from contracts.study import StudyProtocol, parse_study
 from durable.files import locked, read_json, write_json
@@ -28,6 +28,7 @@ class Head(Contract):
     reason: Text | None = None  # why the study waits or was rejected
     model: Digest | None = None  # global model after the last closed round
     optimiser: Digest | None = None  # coordinator's kept state beside it
+    threshold: Probability | None = None  # locked after training, where the protocol has a rule for it
     runs: dict[str, Count] = {}  # Airflow run id -> the round it was bound to
     evaluation: Digest | None = None  # release: plan under which the sites evaluated the final model
     verification: Digest | None = None  # release: plan under which they verified the exported model

@@ -18,6 +18,11 @@ class CoordinatorHome:
         return self.root / "keys" / "sign.pem"
 
     @property
+    def noise_key(self) -> Path:
+        """32 random bytes: the noise of hospital-level privacy is derived from it (design section 5)."""
+        return self.root / "keys" / "noise.key"
+
+    @property
     def api_key(self) -> Path:
         """Ed25519 key (PKCS #8 PEM) for Airflow's own tokens."""
         return self.root / "keys" / "api.pem"
@@ -31,6 +36,15 @@ class CoordinatorHome:
     def federation(self) -> Path:
         """The registry of enrolled sites (names, public keys, declared sizes)."""
         return self.root / "federation.json"
+
+    @property
+    def budget(self) -> Path:
+        """`{"epsilon": ..., "delta": ...}`: what may be spent on the federation's hospitals, for ever."""
+        return self.root / "budget.json"
+
+    def ledger(self, lineage: str) -> Path:
+        """The append-only privacy ledger of hospital-level privacy."""
+        return self.root / "ledger" / f"{lineage}.jsonl"
 
     @property
     def studies(self) -> Path:

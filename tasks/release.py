@@ -13,7 +13,7 @@ from contracts.evaluation import EvaluationReport
 from contracts.plan import RoundPlan
 from contracts.release import Approval, GateResult, SitePrivacy
 from contracts.signing import open_signed
-from contracts.study import PatientPrivacy, StudyProtocol
+from contracts.study import HospitalPrivacy, PatientPrivacy, StudyProtocol, threshold_of
 from contracts.version import CODE_VERSION
 from durable.files import read_json
 from privacy.accountant import Spend, epsilon
@@ -27,6 +27,7 @@ from release.verify import verified, verify_release
 from tasks.answers import Answers, gather
 from tasks.exchange import DirectoryExchange
 from tasks.federation import coordinator_key, load_federation
+from tasks.federation_ledger import hospitals_privacy
 from tasks.head import Head, advance, load_head, load_protocol, now
 from tasks.home import CoordinatorHome
 from tasks.roster import eligible_sites, make_plan, study_noise
@@ -51,13 +52,15 @@ def open_evaluation(home: CoordinatorHome, study: str, run_id: str, present: set
     """Plan the evaluation of the final model on every hospital's holdout, or resume it.
 
     Raises:
-        ConsiliumError: E506, fewer than `min_sites` hospitals are there; E706, the study is not finished.
+        ConsiliumError: E506, fewer than `min_sites` hospitals are there; E706, the study is not finished;
+            E426, its threshold is not locked.
     """
     head = load_head(home, study)
     if head.status in ENDED:
         return OpenedRound(plan=None, reason=f"study {study} is {head.status}")
     if head.status != "finished" or head.model is None:
         raise ConsiliumError("E706", f"study {study} is {head.status}")
+    threshold_of(load_protocol(home, study), head.threshold)  # locked before any holdout is read
     return _open(home, head, "evaluation", present, head.evaluation, None)
 
 
@@ -182,6 +185,7 @@ def export(home: CoordinatorHome, study: str, run_id: str, present: set[str]) ->
     target.parent.mkdir(parents=True, exist_ok=True)
     privacy = site_privacy(home, protocol, _stored_reports(home, study, head.evaluation))
     epsilons = [p.epsilon_study for p in privacy if p.epsilon_study is not None]
+    threshold = threshold_of(protocol, head.threshold)
     facts = {
         "study": study,
         "version": version_of(home, protocol),
@@ -189,11 +193,11 @@ def export(home: CoordinatorHome, study: str, run_id: str, present: set[str]) ->
         "model": head.model,
         "epsilon": f"{max(epsilons):.4f}" if epsilons else "none",
         "intended_use": protocol.intended_use,
-        "decision_threshold": f"{protocol.decision_threshold:g}",
+        "decision_threshold": f"{threshold:g}",
     }
     export_onnx(model, protocol, target, facts)
     _, rows = golden_rows(protocol)
-    require_parity(parity(model, target, rows, protocol.decision_threshold))
+    require_parity(parity(model, target, rows, threshold))
     artefact = DirectoryExchange(home.exchange).put(target)
     return _open(home, head, "verification", present, head.verification, artefact)
 
@@ -237,6 +241,9 @@ def collect_verification(
         verification=verification,
         training_noise=noise.training if noise else None,
         statistics_noise=noise.statistics if noise else None,
+        histogram_noise=noise.histogram if noise else None,
+        threshold=head.threshold,
+        threshold_found=threshold_found(home, protocol),
         achievable_auroc=read_json(achievable) if achievable.exists() else {},
     )
     manifest = write_candidate(_folder(home, study) / "candidate", facts, _folder(home, study) / "model.onnx")
@@ -308,7 +315,7 @@ def site_privacy(
     federation = load_federation(home)
     named: dict[str, list[Spend]] = {}
     newest: dict[str, dict[str, Any]] = {}
-    for number in range(protocol.first_round, protocol.rounds + 1):
+    for number in range(protocol.first_round, protocol.last_round + 1):
         record = load_record(home, protocol.study, str(number))
         for attempt in (*record.get("attempts", []), record):
             for site in attempt["expected"]:
@@ -319,6 +326,8 @@ def site_privacy(
                     named.setdefault(site, [])
         for line in record["updates"]:
             newest[line["site"]] = line
+    if isinstance(protocol.privacy, HospitalPrivacy):
+        return hospitals_privacy(home, protocol, sorted(named))
     for report in reports or []:
         if report.epsilon_study is not None:
             before = newest.get(report.site, {}).get("epsilon_study", 0.0)
@@ -342,6 +351,13 @@ def site_privacy(
             )
         )
     return found
+
+
+def threshold_found(home: CoordinatorHome, protocol: StudyProtocol) -> dict[str, Any]:
+    """What the histogram's record says of the locked threshold; empty when the protocol fixes it."""
+    if protocol.threshold_rule is None:
+        return {}
+    return dict(load_record(home, protocol.study, str(protocol.last_round))["threshold"])
 
 
 def _folder(home: CoordinatorHome, study: str) -> Path:

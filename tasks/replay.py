@@ -15,11 +15,12 @@ from tasks.federation import load_federation
 from tasks.head import load_head, load_protocol
 from tasks.home import CoordinatorHome
 from tasks.store import load_answer, load_plan, load_record
+from tasks.threshold import decide_threshold
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """One round as recorded and as recomputed."""
+    """One round as recorded and as recomputed: the global model, or the histogram with its threshold."""
 
     round: int
     recorded: str
@@ -27,7 +28,7 @@ class Replayed:
 
     @property
     def matches(self) -> bool:
-        """Whether both digests of the global model are the same."""
+        """Whether both digests are the same."""
         return self.recorded == self.recomputed
 
 
@@ -60,7 +61,11 @@ def replay(home: CoordinatorHome, study: str) -> Iterator[Replayed]:
             size = federation.member(site).declared_size
             check_tensors(exchange, envelope, expectation(home, protocol, plan, size))
             updates.append(envelope)
+        if plan.kind == "histogram":
+            decided = decide_threshold(home, protocol, updates, plan.noise_multiplier)
+            yield Replayed(round=number, recorded=record["histogram"], recomputed=decided.digest)
+            continue
         weights = {line["site"]: float(line["weight"]) for line in record["updates"]}
-        base = aggregate(home, protocol, plan.kind, base, updates, weights, plan.noise_multiplier)
+        base = aggregate(home, protocol, plan, record["plan"], base, updates, weights)
         assert base.model is not None
         yield Replayed(round=number, recorded=record["model"], recomputed=base.model)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Literal
 
 from contracts.datasheet import DataSheet
 from contracts.plan import RosterEntry, RoundPlan
-from contracts.study import StudyProtocol
+from contracts.study import HospitalPrivacy, StudyProtocol
 from contracts.version import CODE_VERSION
 from durable.files import locked, read_json, write_json
 from privacy.calibration import StudyNoise, calibrate
+from privacy.central import hospital_noise
 from tasks.federation import load_federation
 from tasks.head import Head, now
 from tasks.home import CoordinatorHome
 from tasks.intake import admitted_sheets
 from tasks.store import load_sheet
 
-Kind = Literal["statistics", "training", "evaluation", "verification"]
+Kind = Literal["statistics", "training", "histogram", "evaluation", "verification"]
+NOISED = ("statistics", "training", "histogram")
 
 
 def eligible_sites(
@@ -42,9 +45,8 @@ def study_noise(home: CoordinatorHome, protocol: StudyProtocol) -> StudyNoise | 
         return None
     path = home.study(protocol.study) / "noise.json"
     if not path.exists():
-        noise = calibrate(protocol)
-        value = {"statistics": noise.statistics, "training": noise.training, "epsilon": noise.epsilon}
-        write_json(path, value)
+        hospitals = isinstance(protocol.privacy, HospitalPrivacy)
+        write_json(path, asdict(hospital_noise(protocol) if hospitals else calibrate(protocol)))
     return StudyNoise(**read_json(path))
 
 
@@ -59,7 +61,7 @@ def make_plan(
     artefact: str | None = None,
 ) -> RoundPlan:
     """Write the plan of the next exchange for these sites."""
-    noise = study_noise(home, protocol) if kind in ("statistics", "training") else None
+    noise = study_noise(home, protocol) if kind in NOISED else None
     heads = last_ledger_heads(home)
     roster = [
         RosterEntry(
@@ -78,12 +80,9 @@ def make_plan(
         artefact=artefact,
         roster=roster,
         code_versions=[CODE_VERSION],
-        noise_multiplier=None
-        if noise is None
-        else noise.statistics
-        if kind == "statistics"
-        else noise.training,
+        noise_multiplier=None if noise is None else noise.of(kind),
         expected_epsilon=None if noise is None else noise.epsilon,
+        decision_threshold=None if kind in NOISED else head.threshold,
         deadline_seconds=protocol.deadline_seconds,
         created=now(),
     )

@@ -13,11 +13,13 @@ from typing import Any, Literal
 
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
-from contracts.study import PatientPrivacy, StudyProtocol
+from contracts.study import HospitalPrivacy, PatientPrivacy, StudyProtocol
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
+from durable.files import locked
 from privacy.accountant import Spend, epsilon
 from privacy.calibration import spend_of
+from tasks import federation_ledger
 from tasks.admission import check_envelope, check_tensors
 from tasks.aggregate import Base, aggregate, expectation, weight_of
 from tasks.answers import Answers, gather
@@ -27,6 +29,7 @@ from tasks.home import CoordinatorHome
 from tasks.presence import present_sites
 from tasks.roster import eligible_sites, make_plan, note_ledger_heads
 from tasks.store import load_plan, load_record, plan_text, put_tensors, save_answer, save_plan, save_record
+from tasks.threshold import decide_threshold
 
 IDLE_SECONDS = 20.0  # without activity before the watchdog rings
 
@@ -57,7 +60,8 @@ def open_round(home: CoordinatorHome, study: str, run_id: str, present: set[str]
     it is planned anew.
 
     Raises:
-        ConsiliumError: E506, fewer than `min_sites` hospitals are there to train.
+        ConsiliumError: E506, fewer than `min_sites` hospitals are there to train; E401, E402, E407, E423,
+            E425, hospital-level privacy could not be kept.
     """
     head = load_head(home, study)
     if head.status not in ("registered", "running"):
@@ -81,9 +85,17 @@ def open_round(home: CoordinatorHome, study: str, run_id: str, present: set[str]
         reason = waiting(protocol, head.round, sorted(eligible), absent)
         advance(home, head, reason=reason[:500])
         raise ConsiliumError("E506", reason)
+    if isinstance(protocol.privacy, HospitalPrivacy):
+        try:
+            federation_ledger.check_before_round(home, protocol, head.round, len(eligible))
+        except ConsiliumError as error:
+            advance(home, head, reason=str(error)[:500])
+            raise
     if head.model is None and head.round == 1:
         head = advance(home, head, model=initial_model(home, protocol))
-    kind: Literal["statistics", "training"] = "statistics" if head.round == 0 else "training"
+    kind: Literal["statistics", "training", "histogram"] = "statistics" if head.round == 0 else "training"
+    if head.round > protocol.rounds:
+        kind = "histogram"
     plan = make_plan(home, protocol, head, kind, eligible, attempt=attempt)
     digest = save_plan(home, plan)
     save_record(home, study, str(head.round), opening_record(home, head, plan, digest, absent))
@@ -155,8 +167,16 @@ def close_round(
 
     Raises:
         ConsiliumError: E506, fewer than `min_sites` updates were admitted: the round is refused, its record
-            says who delivered, who refused and why, and who was silent.
+            says who delivered, who refused and why, and who was silent; E427, the training histogram cannot
+            decide the threshold: the study ends without a release; E401, E402, E407, E410, E423, E424,
+            hospital-level privacy could not be kept.
     """
+    load_head(home, study)  # an unknown study gets no folder
+    with locked(home.study(study) / ".close.lock"):
+        return _close(home, study, run_id, results)
+
+
+def _close(home: CoordinatorHome, study: str, run_id: str, results: dict[str, str | None]) -> ClosedRound:
     head = load_head(home, study)
     if head.status == "finished" and head.runs.get(run_id) == head.round and head.evaluation is None:
         return ClosedRound(next="finished", record={})  # this run closed the last round: the bell may be lost
@@ -164,11 +184,15 @@ def close_round(
         return ClosedRound(next=None, record={})
     protocol = load_protocol(home, study)
     plan = load_plan(home, study, head.plan)
+    stored = load_record(home, study, str(head.round))
+    if stored["status"] == "closed" and stored["plan"] == head.plan:
+        # A crash came between the record and the head. The record is the round: nothing is computed anew.
+        return _advanced(home, protocol, head, run_id, stored)
     answers = gather(home, plan, results, UpdateEnvelope)
     trained = list(answers.documents)
     admit(home, protocol, plan, head.plan, answers)
     record = {
-        **load_record(home, study, str(head.round)),
+        **stored,
         "closed": now(),
         "trained": trained,
         "admitted": list(answers.documents),
@@ -190,8 +214,14 @@ def close_round(
         e.site: weight_of(protocol, e.declared_size) for e in plan.roster if e.site in answers.documents
     }
     updates = list(answers.documents.values())
+    if isinstance(protocol.privacy, HospitalPrivacy):
+        federation_ledger.reserve(home, protocol, plan, head.plan)
     base = Base(plan.base_model, head.optimiser)
-    result = aggregate(home, protocol, plan.kind, base, updates, weights, plan.noise_multiplier)
+    decided = None
+    if plan.kind == "histogram":
+        decided, result = decide_threshold(home, protocol, updates, plan.noise_multiplier), base
+    else:
+        result = aggregate(home, protocol, plan, head.plan, base, updates, weights)
     record.pop("reason", None)  # of an attempt that missed the quorum
     note_ledger_heads(home, {e.site: e.ledger_head for e in updates if e.ledger_head})
     record |= {
@@ -202,21 +232,38 @@ def close_round(
         "epsilon": epsilon_of(protocol, updates),
         "seconds": seconds_since(plan.created),
     }
-    finished = head.round >= protocol.rounds
+    record |= decided.record(protocol) if decided else {}
+    if isinstance(protocol.privacy, HospitalPrivacy):
+        record |= federation_ledger.round_account(home, protocol, plan, head.optimiser, record["updates"])
     save_record(home, study, str(head.round), record)
+    return _advanced(home, protocol, head, run_id, record)
+
+
+def _advanced(
+    home: CoordinatorHome, protocol: StudyProtocol, head: Head, run_id: str, record: dict[str, Any]
+) -> ClosedRound:
+    """Move the head behind the round whose record is stored."""
+    if isinstance(protocol.privacy, HospitalPrivacy):
+        federation_ledger.commit(home, record["plan"])
+    finished = head.round >= protocol.last_round
+    threshold = record.get("threshold", {})
+    undecided = ConsiliumError("E427", threshold["undecided"]) if "undecided" in threshold else None
     advance(
         home,
         head,
         round=head.round if finished else head.round + 1,
-        status="finished" if finished else "running",
+        status="rejected" if undecided else "finished" if finished else "running",
         plan=None,
         refusals=0,
-        reason=None,
-        model=result.model,
-        optimiser=result.optimiser,
+        reason=str(undecided)[:500] if undecided else None,
+        threshold=threshold.get("value"),
+        model=record["model"],
+        optimiser=record["optimiser"],
         # Bound to a round that no longer is the head's: a cleared run of the last round finds nothing to do.
         runs={**head.runs, run_id: head.round},
     )
+    if undecided:
+        raise undecided
     return ClosedRound(next="finished" if finished else "round", record=record)
 
 

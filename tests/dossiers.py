@@ -66,7 +66,7 @@ def tiny_facts(study: StudyProtocol | None = None, *, passed: bool | None = True
             )
         )  # fmt: skip
     parity = Parity(max_abs_difference=1e-8, decisions_flipped=0, tolerance=1e-5)
-    private = study.privacy.mode == "patient"
+    private = study.privacy.mode != "none"
     return ReleaseFacts(
         protocol=study,
         version="1.0.0",
@@ -89,7 +89,7 @@ def tiny_facts(study: StudyProtocol | None = None, *, passed: bool | None = True
         ],
         verification=[r.model_copy(update={"kind": "verification", "parity": parity}) for r in reports],
         training_noise=1.25 if private else None,
-        statistics_noise=9.5 if private else None,
+        statistics_noise=9.5 if study.first_round == 0 and private else None,
     )
 
 

@@ -212,6 +212,8 @@ def honest_tensors(federation: TinyFederation, plan: RoundPlan, site: str) -> di
     if plan.kind == "statistics":
         size = statistics_shapes(federation.protocol)["sums"][0]
         return {"sums": np.concatenate([[90.0], draw.uniform(1, 30, size - 1)]).astype(np.float32)}
+    if plan.kind == "histogram":
+        return {"histogram": np.repeat(draw.integers(0, 3, 10), 10).astype(np.float32)}
     assert plan.base_model is not None
     model = get_tensors(federation.home, plan.base_model)
     return {

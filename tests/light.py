@@ -18,6 +18,7 @@ MODULES = (
     "release.session",
     "privacy.accountant",
     "privacy.calibration",
+    "privacy.central",
     "privacy.ledger",
     "privacy.stream",
     "consilium.release",

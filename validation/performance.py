@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from contracts.errors import ConsiliumError
 from contracts.evaluation import Estimate, MetricName, SubgroupResult
-from contracts.study import StudyProtocol
+from contracts.study import StudyProtocol, threshold_of
 from validation.calibration import calibration_bins, calibration_intercept, calibration_slope
 from validation.discrimination import auroc
 from validation.proportion import brier, wilson
@@ -26,6 +26,7 @@ def evaluate(
     features: ArrayLike,
     protocol: StudyProtocol,
     minimum_cell: int,
+    threshold: float | None = None,
 ) -> dict[str, Any]:
     """Return the data-dependent fields of an `EvaluationReport`.
 
@@ -39,15 +40,18 @@ def evaluate(
         features: float [patients, F], raw units, NaN for missing: the subgroups are made from it.
         protocol: threshold and subgroups.
         minimum_cell: the larger of the protocol's and the site's own.
+        threshold: the locked one, where the protocol has a rule instead of a number.
 
     Returns:
         n, events, metrics, suppressed, calibration, subgroups.
 
     Raises:
-        ConsiliumError: E604, shapes differ, a probability is not in [0, 1] or a label not 0 or 1.
+        ConsiliumError: E426, no threshold is locked; E604, shapes differ, a probability is not in [0, 1] or a
+            label not 0 or 1.
     """
     p, y, x = _checked(probability, label, features, protocol)
     n, events = len(y), int(y.sum())
+    cut = threshold_of(protocol, threshold)
     withheld: dict[str, Any] = {
         "n": None,
         "events": None,
@@ -59,14 +63,14 @@ def evaluate(
     if n < minimum_cell:
         return withheld
     if min(events, n - events) < 2 * minimum_cell:
-        return withheld | {"n": n, "metrics": {"accuracy": accuracy(p, y, protocol.decision_threshold)}}
+        return withheld | {"n": n, "metrics": {"accuracy": accuracy(p, y, cut)}}
     return {
         "n": n,
         "events": events,
-        "metrics": all_metrics(p, y, protocol.decision_threshold),
+        "metrics": all_metrics(p, y, cut),
         "suppressed": False,
         "calibration": calibration_bins(p, y, minimum_cell),
-        "subgroups": _subgroups(p, y, x, protocol, minimum_cell),
+        "subgroups": _subgroups(p, y, x, protocol, minimum_cell, cut),
     }
 
 
@@ -88,7 +92,7 @@ def all_metrics(probability: Floats, label: Labels, threshold: float) -> dict[Me
 
 
 def _subgroups(
-    p: Floats, y: Labels, x: Features, protocol: StudyProtocol, minimum_cell: int
+    p: Floats, y: Labels, x: Features, protocol: StudyProtocol, minimum_cell: int, threshold: float
 ) -> list[SubgroupResult]:
     results: list[SubgroupResult] = []
     earlier: dict[str, list[dict[str, NDArray[np.bool_]]]] = {}
@@ -103,7 +107,7 @@ def _subgroups(
         for group, mask in members.items():
             metrics: dict[MetricName, Estimate] = {}
             if level[group] != "withheld":
-                metrics = all_metrics(p[mask], y[mask], protocol.decision_threshold)
+                metrics = all_metrics(p[mask], y[mask], threshold)
             full = level[group] == "full"
             results.append(
                 SubgroupResult(

@@ -10,7 +10,7 @@ A connector is a module with two names:
     patient         str, the source's own identifier (it is replaced by a keyed hash before anything is kept)
     record          str, unique within a patient
     <feature>       float64, as stored, for every feature of the protocol; NaN = missing
-    <label>         float64, 0, 1 or NaN
+    <label>         float64, 0, 1 or NaN; likewise every auxiliary label, NaN = unknown
     prediction_time datetime64, optional: when the model would have been asked
     observed_until  datetime64, optional: when the last of the record's values was observed
 
@@ -43,6 +43,11 @@ class Source(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     connector: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,31}$")]
+
+    @property
+    def tells_patients_apart(self) -> bool:
+        """Whether the records of one patient are known to be one patient's: differential privacy needs it."""
+        return True
 
 
 class Connector(Protocol):

@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class LabelRule(BaseModel):
-    """How a column becomes the label: above a number, or by the texts of the two classes."""
+    """How a column becomes a label: above a number, or by the texts of the two classes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,7 +36,7 @@ class LabelRule(BaseModel):
     def _one_rule(self) -> LabelRule:
         by_text = bool(self.positive) and bool(self.negative)
         if by_text == (self.positive_above is not None):
-            raise ValueError("label needs either positive_above, or both positive and negative")
+            raise ValueError("a label needs either positive_above, or both positive and negative")
         return self
 
 
@@ -53,7 +53,8 @@ class Times(BaseModel):
 class Options(Source):
     """Options of the `csv` connector.
 
-    Without `patient` the line number is the patient (line 1 is the first line of the file). Without
+    Without `patient` the line number is the patient (line 1 is the first line of the file), and a study with
+    differential privacy needs `one_row_per_patient: true`: the hospital's word that it is so. Without
     `record` a patient has one record, and a second row of the same patient is a duplicate.
     """
 
@@ -65,11 +66,18 @@ class Options(Source):
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     missing: list[str] = [""]
     patient: str | None = None
+    one_row_per_patient: bool = False
     record: str | None = None
     rename: dict[FeatureName, str] = {}  # feature: column
     codes: dict[FeatureName, dict[str, Finite]] = {}  # feature: {text: number}
     label: LabelRule | None = None  # without: a column with the label's name, holding 0 and 1
+    auxiliary: dict[FeatureName, LabelRule] = {}  # the same for auxiliary labels
     times: Times | None = None
+
+    @property
+    def tells_patients_apart(self) -> bool:
+        """Whether the records of one patient are known to be one patient's."""
+        return self.patient is not None or self.one_row_per_patient
 
 
 class _Table:
@@ -199,9 +207,11 @@ def read(options: Options, protocol: StudyProtocol) -> pd.DataFrame:
         column = options.rename.get(name, name)
         codes = options.codes.get(name)
         columns[name] = table.numbers(column, name) if codes is None else table.coded(column, name, codes)
-    columns[protocol.label.name] = _label(table, options, protocol.label.name)
+    rules = {label.name: options.auxiliary.get(label.name) for label in protocol.auxiliary_labels}
+    for name, rule in {protocol.label.name: options.label, **rules}.items():
+        columns[name] = _label(table, options, name, rule)
     frame = pd.DataFrame(columns)
-    for name in [*protocol.feature_names, protocol.label.name]:
+    for name in [*protocol.feature_names, protocol.label.name, *rules]:
         frame[name] = frame[name].astype("float64")
     if options.times is not None:
         times = options.times
@@ -215,8 +225,7 @@ def read(options: Options, protocol: StudyProtocol) -> pd.DataFrame:
     return frame
 
 
-def _label(table: _Table, options: Options, name: str) -> list[float]:
-    rule = options.label
+def _label(table: _Table, options: Options, name: str, rule: LabelRule | None) -> list[float]:
     if rule is None:
         return table.numbers(options.rename.get(name, name), f"the label {name}")
     if rule.positive_above is not None:

@@ -3,7 +3,8 @@
 A stay's measurements come from a latent severity; its risk of death is the logistic of a mostly linear score
 of the measurements with one mild interaction (age and lactate), the same at every hospital. Hospitals differ
 in case mix, prevalence, missingness and stored units. The options also plant two faults for studies that
-must be stopped: `label_flips` and `attenuated`.
+must be stopped: `label_flips` and `attenuated`. An auxiliary label, whatever its name, follows the true risk
+too, with chance of its own.
 
 These are simulated patients, so numpy's seeded generator is fine here; it is never used for privacy.
 """
@@ -197,14 +198,26 @@ def read(options: Options, protocol: StudyProtocol) -> pd.DataFrame:
     Raises:
         ConsiliumError: E202, the study has a feature that is not simulated; E103.
     """
-    frame = simulate(options).frame.rename(columns={"died": protocol.label.name})
+    stays = simulate(options)
+    frame = stays.frame.rename(columns={"died": protocol.label.name})
     for name in protocol.feature_names:
         if name not in FEATURES:
             raise ConsiliumError(
                 "E202", f"feature {name!r} is not simulated; there are {', '.join(FEATURES)}"
             )
+    auxiliary = [label.name for label in protocol.auxiliary_labels]
+    for name in auxiliary:
+        frame[name] = _auxiliary(stays.risk, name, options)
     times = ["prediction_time", "observed_until"]
-    return frame[["patient", "record", *protocol.feature_names, protocol.label.name, *times]]
+    return frame[["patient", "record", *protocol.feature_names, protocol.label.name, *auxiliary, *times]]
+
+
+def _auxiliary(risk: Array, name: str, options: Options) -> Array:
+    """Draw an outcome whose log odds are those of the risk, plus noise of deviation 1; NaN = unknown."""
+    rng = np.random.default_rng([options.seed, *name.encode()])
+    log_odds = np.log(risk / (1 - risk)) + rng.normal(size=len(risk))
+    happened = rng.random(len(risk)) < 1 / (1 + np.exp(-log_odds))
+    return np.where(rng.random(len(risk)) < options.missing, np.nan, happened.astype(float))
 
 
 def expected_auroc(risk: Array) -> float:

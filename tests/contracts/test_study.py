@@ -16,6 +16,7 @@ from tests.factories import STUDY, study_fields, tiny_study
 
 AGE = STUDY["features"][0]
 SEX = STUDY["features"][2]
+HOSPITAL = {"mode": "site", "epsilon": 3, "delta": 1e-3, "max_update_norm": 1}
 PATIENT = {"mode": "patient", "epsilon": 3.0, "delta": 1e-4, "max_grad_norm": 1.0}
 
 
@@ -149,6 +150,25 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["'privacy.none.epsilon'", "not permitted", "3"],
     ),
     "huge epsilon": ({"privacy": PATIENT | {"epsilon": 100}}, ["'privacy.patient.epsilon'", "20", "100"]),
+    "hospital-level privacy with statistics": (
+        {"privacy": HOSPITAL},
+        ["training.normalisation 'federated'", "expected 'declared'", "mode site"],
+    ),
+    "hospital-level privacy with label counts": (
+        {
+            "privacy": HOSPITAL,
+            "training": STUDY["training"] | {"normalisation": "declared", "class_weights": "balanced"},
+        },
+        ["training.class_weights 'balanced'", "expected 'none'"],
+    ),
+    "hospital-level privacy with a threshold from data": (
+        {
+            "privacy": HOSPITAL,
+            "training": STUDY["training"] | {"normalisation": "declared"},
+            "decision_threshold": {"sensitivity": 0.9},
+        },
+        ["decision_threshold is a rule", "expected a number"],
+    ),
     "cron without cadence": ({"cron": "0 3 * * *"}, ["cadence", "cron", "together"]),
     "cadence without cron": ({"cadence": "cron"}, ["cadence", "cron", "together"]),
     "another schema": ({"schema": "consilium/study/9"}, ["'schema'", "consilium/study/9"]),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from scipy.stats import binom
 
-from consilium.audit import audited, canary_model
+from consilium.audit import attack_study, audited, canary_model
 from privacy.accountant import Spend, epsilon
 from privacy.audit import (
     FAULTS,
@@ -25,28 +25,24 @@ from privacy.audit import (
     runs_needed,
     simulated_scores,
 )
-from privacy.canaries import Observation, attack
+from privacy.canaries import attack
 from tests.factories import tiny_study
 
 CANARIES, DELTA, CLIP = 1000, 1e-5, 2.0
-STUDY = tiny_study(
-    training={"steps": 50, "sample_rate": 0.1, "learning_rate": 0.5, "normalisation": "declared"},
-    rounds=3,
-    privacy={"mode": "patient", "epsilon": 3.0, "delta": DELTA, "max_grad_norm": CLIP},
-)
+PRIVACY = {"mode": "patient", "epsilon": 3.0, "delta": DELTA, "max_grad_norm": CLIP}
+FIELDS = {
+    "training": {"steps": 50, "sample_rate": 0.1, "learning_rate": 0.5, "normalisation": "declared"},
+    "rounds": 3,
+    "privacy": PRIVACY,
+}
+STUDY = tiny_study(**FIELDS)
 
 
-def run(fault: Fault, canaries: int = CANARIES) -> Observation:
-    """Attack the real mechanism once, with the noise and all steps of the study."""
-    _, spend = audited(STUDY)
-    model, weight = canary_model(canaries, CLIP)
-    return attack(model, weight, spend, max_grad_norm=CLIP, canaries=canaries, fault=fault)
-
-
-def verdict(fault: Fault) -> Verdict:
-    seen = run(fault)
-    _, spend = audited(STUDY)
-    return judge(seen.scores, seen.included, claim=epsilon([spend], DELTA), delta=DELTA)
+def verdict(fault: Fault, **privacy: str) -> Verdict:
+    """Attack the real mechanism once, with the noise and all steps of the study, and judge what was seen."""
+    study = STUDY if not privacy else tiny_study(**(FIELDS | {"privacy": PRIVACY | privacy}))
+    seen = attack_study(study, CANARIES, fault)
+    return judge(seen.scores, seen.included, claim=epsilon([audited(study)[1]], DELTA), delta=DELTA)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +151,7 @@ def test_scores_of_the_real_mechanism_have_the_distribution_that_the_power_was_s
     fault: Fault,
 ) -> None:
     _, spend = audited(STUDY)
-    seen = run(fault)
+    seen = attack_study(STUDY, CANARIES, fault)
     expected = simulated_scores(spend, fault, seen.included, np.random.default_rng())
     for group in (seen.included, ~seen.included):
         n = int(group.sum())
@@ -198,3 +194,11 @@ def test_a_broken_mechanism_is_refuted_in_nine_of_ten_runs(fault: Fault) -> None
 @pytest.mark.slow
 def test_batches_of_everybody_are_refuted() -> None:
     assert verdict("sampling-off").refuted
+
+
+@pytest.mark.parametrize("clipping", ["per-layer", "adaptive"])
+def test_the_other_ways_of_clipping_are_attacked_as_well(clipping: str) -> None:
+    sound = verdict("none", clipping=clipping)
+    assert 0.3 < sound.lower_bound < sound.claim
+    assert verdict("clip-off", clipping=clipping).refuted
+    assert verdict("noise-tenth", clipping=clipping).refuted

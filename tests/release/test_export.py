@@ -19,6 +19,7 @@ from release.export import IR_VERSION, OPSET, export_onnx, parity, require_parit
 from release.golden import golden_difference, golden_document, golden_rows
 from release.session import predict
 from tests.factories import tiny_study
+from tests.model_zoo import rows, zoo
 
 NAN, INF = float("nan"), float("inf")
 
@@ -30,13 +31,13 @@ class Tiny(torch.nn.Module):
         return torch.nan_to_num(x, nan=1.0).sum(-1) / 100 - 0.3
 
 
-def model_of(name, **more):
-    study = tiny_study(model={"name": name, **more})
+def trained(study):
+    """The study's model away from zero weights, which any wrong graph would reproduce."""
     model = build_model(study)
     state = initial_state(study)
-    draw = np.random.default_rng(0)  # away from zero weights, which any wrong graph would reproduce
+    draw = np.random.default_rng(0)
     load_state(model, {k: (v + draw.normal(0, 0.3, v.shape)).astype(np.float32) for k, v in state.items()})
-    return study, model.eval()
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +71,9 @@ def test_out_of_range_says_what_training_could_not_have_seen(exported, row, outs
 
 
 def test_batch_is_dynamic_and_types_are_as_promised(exported):
-    for rows in (1, 2, 257):
-        probability, flags = predict(exported[1], np.tile([50, 5, 1], (rows, 1)))
-        assert probability.shape == flags.shape == (rows,)
+    for count in (1, 2, 257):
+        probability, flags = predict(exported[1], np.tile([50, 5, 1], (count, 1)))
+        assert probability.shape == flags.shape == (count,)
         assert probability.dtype == np.float32 and flags.dtype == np.bool_
 
 
@@ -92,18 +93,40 @@ def test_no_trace_of_the_source_is_left(exported):
     assert not any(node.metadata_props or node.doc_string for node in onnx.load(exported[1]).graph.node)
 
 
+REGISTERED = zoo() | {
+    "mlp, plain": tiny_study(model={"name": "mlp", "hidden": [8, 4]}),
+    "cnn, batch": zoo(
+        model={"name": "cnn", "image": [4, 16], "hidden": [4, 6], "norm": "batch"}, privacy={"mode": "none"}
+    )["cnn"],
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "more"),
-    [("logistic", {}), ("mlp", {"hidden": [8, 4]}), ("mlp", {"hidden": [4], "missing_indicators": True})],
-)
-def test_registered_models_agree_with_onnxruntime_on_every_golden_row(tmp_path, name, more):
-    study, model = model_of(name, **more)
-    target = tmp_path / "model.onnx"
+@pytest.mark.parametrize("study", REGISTERED.values(), ids=REGISTERED)
+def test_registered_models_agree_with_onnxruntime_for_any_number_of_rows(tmp_path, study):
+    model, target = trained(study), tmp_path / "model.onnx"
     export_onnx(model, study, target, {})
-    found = parity(model, target, golden_rows(study)[1], study.decision_threshold)
-    require_parity(found)
-    assert found.max_abs_difference < 1e-6
+    for x in (golden_rows(study)[1], *(rows(study, count, seed=count) for count in (1, 2, 257))):
+        found = parity(model, target, x, study.decision_threshold)
+        require_parity(found)
+        assert found.max_abs_difference < 1e-6 and found.decisions_flipped == 0
+    assert len(set(predict(target, rows(study, 257, seed=1))[0])) > 20  # it depends on the patient
+    data = target.read_bytes()
+    for trace in ("site-packages", ".py", "pkg.torch", "namespace", os.uname().nodename):
+        assert trace.encode() not in data, trace
+
+
+@pytest.mark.slow
+def test_an_export_holds_the_head_of_the_label_alone(tmp_path):
+    study = zoo()["multitask"]
+    model, target = trained(study), tmp_path / "model.onnx"
+    export_onnx(model, study, target, {})
+    before = target.read_bytes()
+    with torch.no_grad():
+        for head in model.network.heads[1:]:
+            head.weight.fill_(12345.0)
+    export_onnx(model, study, target, {})
+    assert target.read_bytes() == before
 
 
 def test_parity_sees_another_model(exported):

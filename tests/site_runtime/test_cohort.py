@@ -23,6 +23,10 @@ from tests.factories import enrolled_site, tiny_rows, tiny_study
 
 KEY = bytes(range(32))
 PROTOCOL = tiny_study()
+AUXILIARY = [
+    {"name": "ventilated", "positive": "ventilated"},
+    {"name": "readmitted", "positive": "came back"},
+]
 
 
 def frame(rows) -> pd.DataFrame:
@@ -65,6 +69,26 @@ def test_the_digest_notices_any_change_and_any_other_key():
     nothing.loc[3, "age"] = np.nan
     digests |= {cohort_digest(nothing, PROTOCOL, KEY), cohort_digest(cohort[:-1], PROTOCOL, KEY)}
     assert len(digests) == 4 + len(cohort.columns)
+
+
+def test_the_digest_of_a_cohort_without_auxiliary_labels_has_not_moved():
+    """Golden: a hospital's frozen cohort stays valid when it takes a newer version of the code."""
+    cohort = build_cohort(frame(tiny_rows(12)), PROTOCOL, KEY, frozenset({"p1"}))
+    assert (
+        cohort_digest(cohort, PROTOCOL, KEY)
+        == "b1043693d67508c36e90814b76fc1c8693cffeaca8caff56746bd5d90a95d73f"
+    )
+
+
+def test_the_digest_notices_an_auxiliary_label():
+    protocol = tiny_study(auxiliary_labels=AUXILIARY)
+    cohorts = []
+    for value in (0.0, 1.0, np.nan):
+        rows = frame(tiny_rows(12)).assign(ventilated=0.0, readmitted=1.0)
+        rows.loc[3, "ventilated"] = value
+        cohorts.append(build_cohort(rows, protocol, KEY, frozenset()))
+    assert len({cohort_digest(c, protocol, KEY) for c in cohorts}) == 3
+    assert list(cohorts[0].columns)[-3:] == ["died", "ventilated", "readmitted"]
 
 
 def test_the_most_recent_records_are_kept_latest_first():
@@ -118,6 +142,32 @@ def test_arrays_hold_every_record_once_and_the_parts_share_no_patient(frozen_hom
     # The latest record (position 0) is the one the holdout is judged on.
     latest = cohort[cohort["holdout"] & (cohort["position"] == 0)]
     np.testing.assert_array_equal(holdout.x[:, 0], latest[PROTOCOL.feature_names].to_numpy(np.float32))
+
+
+def test_auxiliary_labels_stand_beside_the_label_and_unknown_stays_unknown(tmp_path):
+    protocol = tiny_study(
+        auxiliary_labels=AUXILIARY, cohort={**PROTOCOL.cohort.model_dump(), "complete_cases": True}
+    )
+    home = enrolled_site(tmp_path)
+    key = load_split_key(home)
+    rows = frame(tiny_rows(120))
+    rows["ventilated"], rows["readmitted"] = 1 - rows["died"], np.nan
+    rows.loc[rows["age"] > 60, "readmitted"] = 1.0
+    kept = eligible(rows, protocol)  # a record is complete without its auxiliary labels
+    assert len(kept) == rows["lactate"].notna().sum()
+    freeze(home, split_cohort(kept, protocol, load_site(home), key), protocol, key)
+    for part in ("training", "holdout"):
+        arrays = load_cohort(home, load_site(home), protocol, part)
+        assert arrays.auxiliary.shape == (*arrays.y.shape, 2) and arrays.auxiliary.dtype == np.float32
+        assert np.isnan(arrays.auxiliary[~arrays.mask]).all()
+        ventilated, readmitted = arrays.auxiliary[arrays.mask].T
+        np.testing.assert_array_equal(ventilated, 1 - arrays.y[arrays.mask])
+        np.testing.assert_array_equal(np.isnan(readmitted), arrays.x[arrays.mask][:, 0] <= 60)
+
+
+def test_without_auxiliary_labels_there_is_an_empty_array(frozen_home):
+    arrays = load_cohort(frozen_home, load_site(frozen_home), PROTOCOL)
+    assert arrays.auxiliary.shape == (*arrays.y.shape, 0)
 
 
 def test_no_identifier_of_the_source_is_in_the_frozen_cohort(frozen_home):

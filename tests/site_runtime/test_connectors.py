@@ -17,10 +17,17 @@ ICU = [
     {"name": "lactate", "kind": "numeric", "unit": "mmol/L", "range": [0, 30]},
     {"name": "sex", "kind": "categorical", "levels": [0, 1]},
 ]
+AUXILIARY = [
+    {"name": "ventilated", "positive": "ventilated"},
+    {"name": "readmitted", "positive": "came back"},
+]
 
 
 def csv_source(tmp_path):
-    return load_site_file(write_site(tmp_path)).source
+    rows = [
+        {**row, "ventilated": i % 2, "readmitted": ["", "0", "1"][i % 3]} for i, row in enumerate(tiny_rows())
+    ]
+    return load_site_file(write_site(tmp_path, rows)).source
 
 
 def synthetic_source(tmp_path):
@@ -45,6 +52,18 @@ class TestContract:
         assert set(frame["died"].dropna()) <= {0.0, 1.0}
         assert all(isinstance(v, str) and v for v in [*frame["patient"], *frame["record"]])
         assert not frame.duplicated(["patient", "record"]).any()
+
+    def test_auxiliary_labels_beside_the_label_change_nothing_else(self, make, tmp_path):
+        source = make(tmp_path)
+        plain = read(source, tiny_study(features=ICU))
+        frame = read(source, tiny_study(features=ICU, auxiliary_labels=AUXILIARY))
+        for label in ("ventilated", "readmitted"):
+            assert frame[label].dtype == np.float64
+            assert set(frame[label].dropna()) == {0.0, 1.0}
+        assert frame["readmitted"].isna().any()
+        assert frame.drop(columns=["ventilated", "readmitted"]).equals(plain)
+        one = read(source, tiny_study(features=ICU, auxiliary_labels=AUXILIARY[1:]))
+        assert one["readmitted"].equals(frame["readmitted"]) and "ventilated" not in one
 
     def test_nothing_but_what_the_study_asks_for(self, make, tmp_path):
         frame = read(make(tmp_path), tiny_study(features=ICU[:1], subgroups=[]))
@@ -150,6 +169,28 @@ def test_label_above_a_number(tmp_path):
     rows = [{**row, "died": row["died"] * 3} for row in tiny_rows()]
     frame = csv_frame(tmp_path, rows, label={"column": "died", "positive_above": 0})
     assert list(frame["died"]) == [float(row["died"] > 0) for row in rows]
+
+
+def test_an_auxiliary_label_has_a_rule_of_its_own(tmp_path):
+    rows = [{**row, "days": "" if i == 3 else i} for i, row in enumerate(tiny_rows())]
+    protocol = tiny_study(auxiliary_labels=[{"name": "long_stay", "positive": "over a week"}])
+    rule = {"column": "days", "positive_above": 7}
+    other = {"column": "absent", "positive": ["yes"], "negative": ["no"]}  # of another study
+    frame = csv_frame(tmp_path / "rule", rows, protocol, auxiliary={"long_stay": rule, "other": other})
+    expected = [math.nan if i == 3 else float(i > 7) for i in range(len(rows))]
+    np.testing.assert_array_equal(frame["long_stay"], expected)
+    with pytest.raises(ConsiliumError, match=r"E202.*the label long_stay"):
+        csv_frame(tmp_path / "no rule", rows, protocol)
+
+
+def test_simulated_auxiliary_labels_follow_the_risk_and_are_not_the_label(tmp_path):
+    options = Options(connector="synthetic", seed=3, patients=4000)
+    frame = read(options, tiny_study(features=ICU, auxiliary_labels=AUXILIARY))
+    risk = simulate(options).risk
+    for label in ("ventilated", "readmitted"):
+        assert risk[frame[label] == 1].mean() > 1.5 * risk[frame[label] == 0].mean()
+        assert (frame[label] != frame["died"]).mean() > 0.1
+    assert not frame["ventilated"].equals(frame["readmitted"])
 
 
 def test_without_a_patient_column_the_line_is_the_patient(tmp_path):

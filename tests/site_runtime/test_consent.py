@@ -13,7 +13,7 @@ from site_runtime.consent import (
     resume,
     withdraw,
 )
-from tests.factories import SITE, enrolled_site, tiny_study
+from tests.factories import SITE, STUDY, enrolled_site, tiny_study
 
 PROTOCOL = tiny_study()
 
@@ -84,6 +84,16 @@ def test_exact_updates_need_the_hospitals_policy(tmp_path):
         approve(home, PROTOCOL)
     private = {"mode": "patient", "epsilon": 3, "delta": 1e-4, "max_grad_norm": 1}
     approve(home, tiny_study(privacy=private))
+
+
+def test_noise_added_by_the_coordinator_needs_the_same_policy_and_says_who_adds_it(tmp_path):
+    study = tiny_study(
+        privacy={"mode": "site", "epsilon": 3, "delta": 1e-3, "max_update_norm": 1},
+        training=STUDY["training"] | {"normalisation": "declared"},
+    )
+    with pytest.raises(ConsiliumError, match=r"E304.*the coordinator, which adds the noise"):
+        approve(enrolled_site(tmp_path / "one", policy={"exact_updates": False}), study)
+    approve(enrolled_site(tmp_path / "two"), study)
 
 
 def test_starting_everything_again_ends_no_pause_and_no_withdrawal(tmp_path):

@@ -7,6 +7,7 @@ import socket
 import struct
 import subprocess
 
+import numpy as np
 import pytest
 
 from contracts.errors import ConsiliumError
@@ -104,6 +105,51 @@ def test_a_failed_blocking_check_crosses_as_a_verdict_and_stays_as_a_number(
     assert done.sheet.data_version is None and not home.cohort("tiny").exists()
     run_intake(home, "tiny", PROTOCOL)
     assert number in home.log.read_text()
+
+
+MULTITASK = tiny_study(
+    model={"name": "multitask"},
+    auxiliary_labels=[
+        {"name": "ventilated", "positive": "ventilated", "prevalence": [0.2, 0.8]},
+        {"name": "readmitted", "positive": "came back"},
+    ],
+)
+
+
+def with_auxiliary(rows, **first):
+    for i, row in enumerate(rows):
+        row.update(ventilated=i % 2, readmitted="")
+    rows[0].update(first)
+    return rows
+
+
+def test_auxiliary_labels_reach_the_frozen_cohort_and_all_may_be_unknown(tmp_path):
+    home = enrolled_site(tmp_path, with_auxiliary(tiny_rows(), ventilated=""))
+    sheet = run_intake(home, "tiny", MULTITASK)
+    assert sheet.accepted and all(check.passed for check in sheet.checks)
+    assert {("label", "ventilated"), ("label", "readmitted")} <= {(c.check, c.column) for c in sheet.checks}
+    config = load_site(home)
+    arrays = [load_cohort(home, config, MULTITASK, part) for part in ("training", "holdout")]
+    assert all(np.isnan(a.auxiliary[..., 1]).all() for a in arrays)
+    known = np.concatenate([a.auxiliary[a.mask][:, 0] for a in arrays])
+    assert set(known[~np.isnan(known)]) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "number", "check", "column"),
+    [
+        ({"readmitted": 2}, "E204", "label", "readmitted"),
+        ({"readmitted": 2, "died": 0}, "E204", "label", "readmitted"),
+        ({"ventilated": 1}, "E204", "prevalence", "ventilated"),
+    ],
+    ids=["neither", "neither, and one class of the label", "all positive"],
+)
+def test_an_auxiliary_label_that_cannot_be_keeps_a_cohort_out(tmp_path, change, number, check, column):
+    home = enrolled_site(tmp_path, [row | change for row in with_auxiliary(tiny_rows())])
+    done = take_in(home, load_site(home), MULTITASK)
+    failed = {(f.check, f.column): f for f in done.findings if not f.passed}
+    assert failed[check, column].number == number and column in failed[check, column].detail
+    assert not done.sheet.accepted
 
 
 @pytest.mark.parametrize(

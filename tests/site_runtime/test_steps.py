@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+import yaml
 
 from contracts.plan import RoundPlan
 from contracts.refusal import Refusal
@@ -201,9 +202,12 @@ def test_delta_must_be_below_one_over_the_declared_size(tmp_path):
 
 
 @pytest.mark.parametrize("compute", [{"devices": 2}, {"precision": "16-mixed"}])
-def test_hardware_that_would_break_the_mechanism_is_refused(tmp_path, compute):
-    simulation = tiny_simulation(tmp_path, private_study(), compute=compute)
-    assert refused(simulation, opened_plan(simulation)).number == "E412"
+def test_hardware_that_would_break_the_mechanism_is_refused(private, compute):
+    simulation, plan = private
+    config = simulation.sites["ash"].config
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "compute": compute}))
+    assert refused(simulation, plan).number == "E412"
+    assert not simulation.sites["ash"].ledger("ash").exists()
 
 
 def test_a_study_without_privacy_needs_the_hospitals_leave(tmp_path):

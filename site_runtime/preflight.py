@@ -1,0 +1,81 @@
+"""What is refused before any data are touched: settings under which a stated epsilon would not be true.
+
+Every check reads the protocol, `site.yaml` and the environment alone, so that its outcome tells nothing of a
+patient. What the ledger and the cohort's minimum refuse comes later, with numbers of their own (E401, E205).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from contracts.errors import ConsiliumError
+from contracts.study import NoPrivacy, StudyProtocol
+from privacy.calibration import check_delta
+from privacy.promise import check_mechanism
+from site_runtime.config import SiteConfig
+from strategies.registry import strategy_of
+
+
+def check_promise(
+    config: SiteConfig, protocol: StudyProtocol, environment: Mapping[str, str] = os.environ
+) -> None:
+    """Refuse a private study whose promise this site could not keep; a study without privacy passes.
+
+    Raises:
+        ConsiliumError: E403 delta, E405 a seed, E406 the strategy, E412 the hardware, E413 patients that the
+            source does not tell apart, E414 the sampler, E415 the divisor.
+    """
+    if isinstance(protocol.privacy, NoPrivacy):
+        return
+    check_mechanism(protocol)
+    strategy_of(protocol)
+    check_seed(environment)
+    check_delta(protocol, config.governance.declared_size)
+    check_compute(config)
+    if not config.source.tells_patients_apart:
+        raise ConsiliumError(
+            "E413",
+            "field 'source.patient': not set, expected the column that names the patient, or "
+            "one_row_per_patient: true where the source holds one row of each",
+        )
+
+
+def check_layers(protocol: StudyProtocol) -> None:
+    """Refuse a model that couples patients, under a promise to each of them.
+
+    Raises:
+        ConsiliumError: E404, with what to use instead.
+    """
+    if protocol.privacy.mode == "patient":
+        from models.registry import build_model  # torch
+        from privacy.gradients import check_layers as refuse_layers
+
+        refuse_layers(build_model(protocol))
+
+
+def check_seed(environment: Mapping[str, str]) -> None:
+    """Refuse a process whose generators were seeded: by Lightning's `seed_everything`, which also logs it.
+
+    Raises:
+        ConsiliumError: E405.
+    """
+    seed = environment.get("PL_GLOBAL_SEED")
+    if seed is not None:
+        raise ConsiliumError("E405", f"environment variable PL_GLOBAL_SEED is {seed!r}, expected none")
+
+
+def check_compute(config: SiteConfig) -> None:
+    """Refuse hardware settings under which DP-SGD is no longer what the ledger says.
+
+    Several devices draw a batch each; 16-bit precision with loss scaling skips a step, noise and all, when a
+    gradient overflows, which depends on the data.
+
+    Raises:
+        ConsiliumError: E412.
+    """
+    compute = config.compute
+    if compute.devices != 1:
+        raise ConsiliumError("E412", f"compute.devices {compute.devices}, expected 1")
+    if compute.precision == "16-mixed":
+        raise ConsiliumError("E412", "compute.precision '16-mixed', expected 32-true, 64-true or bf16-mixed")

@@ -1,0 +1,70 @@
+"""Closing the histogram exchange: the decision threshold is found, recorded and locked in the head."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from contracts.errors import ConsiliumError
+from contracts.study import StudyProtocol
+from contracts.update import UpdateEnvelope
+from privacy.histogram import Threshold
+from strategies.interface import Admitted
+from strategies.threshold import HISTOGRAM, summed_histogram, threshold_from
+from tasks.exchange import DirectoryExchange
+from tasks.home import CoordinatorHome
+from tasks.store import put_tensors
+from tasks.tensors import TensorFile
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What a histogram exchange gave.
+
+    Attributes:
+        digest: of the sum and the threshold, in the exchange: what a replay must find.
+        threshold: None when the histogram could not decide it.
+        refusal: E427, if it could not.
+    """
+
+    digest: str
+    threshold: Threshold | None
+    refusal: ConsiliumError | None = None
+
+    def record(self, protocol: StudyProtocol) -> dict[str, Any]:
+        """What the round's record says of it."""
+        rule = protocol.threshold_rule
+        assert rule is not None
+        found = (
+            asdict(self.threshold)
+            if self.threshold
+            else {"undecided": self.refusal.detail if self.refusal else ""}
+        )
+        return {"histogram": self.digest, "threshold": {"rule": rule.model_dump(exclude_none=True)} | found}
+
+
+def decide_threshold(
+    home: CoordinatorHome,
+    protocol: StudyProtocol,
+    updates: list[UpdateEnvelope],
+    noise_multiplier: float | None,
+) -> Decided:
+    """Sum the admitted histograms and read the threshold off; the same updates give the same bytes."""
+    rule = protocol.threshold_rule
+    assert rule is not None
+    exchange = DirectoryExchange(home.exchange)
+    admitted = [
+        Admitted(e.site, 1.0, TensorFile(exchange.path_of(e.tensors)))
+        for e in sorted(updates, key=lambda e: e.site)
+    ]
+    total = summed_histogram(admitted)
+    threshold, refusal = None, None
+    try:
+        threshold = threshold_from(total, rule, noise_multiplier, len(admitted))
+    except ConsiliumError as error:
+        refusal = error
+    value = np.array([] if threshold is None else [threshold.value], dtype=np.float64)
+    digest = put_tensors(home, {HISTOGRAM: total, "threshold": value})
+    return Decided(digest, threshold, refusal)
