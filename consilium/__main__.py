@@ -32,6 +32,7 @@ NOUNS: dict[str, tuple[str, str, str]] = {
     "data": ("consilium.data", "app", "Fetch public data sets."),
     "privacy": ("consilium.privacy", "app", "Plan a study's privacy; epsilon of any composition."),
     "ledger": ("consilium.ledger", "app", "A hospital's privacy ledger: show, verify, export, decide."),
+    "audit": ("consilium.audit", "app", "Attack the privacy mechanism and compare with its claim."),
     "release": ("consilium.release", "app", "List, show and verify releases."),
     "contracts": ("consilium.contracts", "app", "Print the JSON Schema of everything that may cross."),
 }

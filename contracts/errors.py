@@ -55,6 +55,9 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "A decision about the privacy ledger is incomplete or does not apply.",
     ),
     "E418": ("excerpt-refused", "The excerpt of a privacy ledger is too large, cut off or opens too much."),
+    "E420": ("audit-refuted", "An attack learned more about patients than the mechanism claims to allow."),
+    "E421": ("audit-missed", "The audit did not find the fault that was put into the mechanism."),
+    "E422": ("audit-without-claim", "The study makes no privacy claim that this audit could test."),
     "E423": ("federation-budget-invalid", "The file with the federation's privacy budget cannot be used."),
     "E424": (
         "noise-key-missing",

@@ -18,9 +18,8 @@ from tests.model_zoo import table, zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-STUDIES = {
-    f"{name} without privacy": study for name, study in zoo(privacy={"mode": "none"}, rounds=1).items()
-}
+WITHOUT = {"mode": "none"}
+STUDIES = {f"{name} without privacy": study for name, study in zoo(privacy=WITHOUT, rounds=1).items()}
 STUDIES |= {f"{name} with privacy": study for name, study in zoo(rounds=2).items()}
 STUDIES |= {
     f"lstm, {clipping} clipping": zoo(rounds=2, privacy=PRIVACY | {"clipping": clipping})["lstm"]
