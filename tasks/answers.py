@@ -42,8 +42,9 @@ class Answers(Generic[Document]):
     def summary(self) -> str:
         """One line for logs and pages: who delivered, who refused and why, who was silent."""
         parts = [f"delivered: {', '.join(self.documents) or 'none'}"]
-        if self.refused:
-            parts.append("refused: " + ", ".join(f"{s} ({n})" for s, n in sorted(self.refused.items())))
+        for number in sorted(set(self.refused.values())):
+            sites = ", ".join(site for site, n in sorted(self.refused.items()) if n == number)
+            parts.append(f"refused: {sites} ({number} {SENTENCES[number][1]})")
         if self.silent:
             parts.append(f"silent: {', '.join(self.silent)}")
         return "; ".join(parts)

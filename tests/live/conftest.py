@@ -21,9 +21,13 @@ PRIVATE = {
     "rounds": 2,
     "training": QUICK,
 }
+# The budget of every lineage holds heart-private, and heart-second alone, but not both.
+BUDGET = {"epsilon": 1.05, "delta": 1e-3}
+SECOND = PRIVATE | {"privacy": PRIVATE["privacy"] | {"epsilon": 1.0}}
 LIVE_STUDIES = (
     heart("heart-live", rounds=6, deadline_seconds=60),
     heart("heart-private", deadline_seconds=60, **PRIVATE),
+    heart("heart-second", deadline_seconds=60, **SECOND),
     heart("heart-queued", **BY_HAND, training=QUICK),
     heart("heart-running", **BY_HAND, training=SLOW),
     heart("heart-seen", rounds=2, deadline_seconds=60, training=QUICK | {"normalisation": "federated"}),
@@ -61,7 +65,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory, planted: dict[str, Plante
     if not (data_folder() / "heart_disease").is_dir():
         pytest.skip(f"no heart_disease in {data_folder()}: set CONSILIUM_DATA or `consilium data fetch`")
     federation = tmp_path_factory.mktemp("hospitals") / "federation"
-    plant(STUDIES / "federations" / "heart-disease", federation, planted)
+    plant(STUDIES / "federations" / "heart-disease", federation, planted, BUDGET)
     home = tmp_path_factory.mktemp("live") / "home"
     running = up(home, federation, list(LIVE_STUDIES), free_port())
     try:

@@ -114,11 +114,11 @@ def fingerprint(platform: Platform, study: str) -> dict[str, str]:
     return {name: digest for name, digest in found.items() if not name.endswith(".lock")}
 
 
-def plant(federation: Path, target: Path, planted: dict[str, Planted]) -> None:
+def plant(federation: Path, target: Path, planted: dict[str, Planted], budget: dict[str, float]) -> None:
     """Copy a federation with its data, with one more patient at each hospital who exists nowhere else.
 
     Every file gets a column with the patient's identifier (the line number, so that FLamby's split stays),
-    one with a date and one of free text; the planted patient is in training.
+    one with a date and one of free text; the planted patient is in training. `budget` is every lineage's.
     """
     target.mkdir(parents=True)
     for file in sorted(federation.glob("*.yaml")):
@@ -136,4 +136,5 @@ def plant(federation: Path, target: Path, planted: dict[str, Planted]) -> None:
         columns = [*source["columns"], "mrn", "seen", "note"]
         source |= {"path": data.name, "columns": columns, "patient": "mrn"}
         shutil.copyfile(federation / site["holdout"], target / site["holdout"])
+        site["budget"] = budget
         (target / file.name).write_text(yaml.safe_dump(site))
