@@ -105,7 +105,7 @@ def attack(
         optimizer.clip_factors = torch.ones_like  # type: ignore[method-assign, assignment]
     seen = torch.zeros(canaries, dtype=torch.float64)
     loader = patient_loader(cohort, PatientBatches(len(cohort), rate, spend.steps, sampling))
-    with _one_thread():
+    with one_thread():
         for x, mask, y in loader:
             optimizer.zero_grad()
             patient_loss(private(x), y, mask).backward()  # type: ignore[no-untyped-call]
@@ -118,7 +118,7 @@ def attack(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Keep torch to one thread: a step is short, and threads that wait for each other make it far longer."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
