@@ -161,4 +161,7 @@ def at_coordinator(step: Callable[[CoordinatorHome, str], Any]) -> Any:
     except ConsiliumError as error:
         if error.number == "E507":
             raise
-        raise AirflowFailException(str(error)) from error
+        # The log's page cuts a long line off: one line for each part of the reason.
+        for line in (f"{error.number} {error.name}", error.sentence, *error.detail.split("; ")):
+            print(line)
+        raise AirflowFailException(str(error)) from None
