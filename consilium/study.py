@@ -52,11 +52,15 @@ def check(
     """Validate a study and say what it commits its sites to."""
     with reporting_refusals(json):
         from models.registry import build_model, parameter_names
+        from privacy.promise import check_mechanism
+        from site_runtime.preflight import check_layers
         from strategies.registry import strategy_of
 
         protocol = load_study(find_study(file))
-        model = build_model(protocol)
+        check_mechanism(protocol)
         strategy_of(protocol)
+        check_layers(protocol)
+        model = build_model(protocol)
         state = dict(model.named_parameters())
         parameters = sum(state[name].numel() for name in parameter_names(model))
         facts = {
@@ -109,9 +113,12 @@ def privacy_facts(protocol: StudyProtocol) -> dict[str, object]:
         "mode": "patient",
         "epsilon": protocol.privacy.epsilon,
         "delta": protocol.privacy.delta,
+        "adjacency": protocol.privacy.adjacency,
         "max_grad_norm": protocol.privacy.max_grad_norm,
+        "clipping": protocol.privacy.clipping,
         "noise_multiplier": noise.training,
         "noise_multiplier_statistics": noise.statistics,
+        "noise_multiplier_histogram": noise.histogram,
         "epsilon_composed": noise.epsilon,
     }
 

@@ -22,7 +22,7 @@ from privacy.accountant import Spend, epsilon
 from privacy.calibration import StudyNoise, calibrate, spend_of
 from privacy.ledger import Ledger
 from privacy.stream import derive_stream
-from site_runtime.cohort import CohortArrays, load_cohort
+from site_runtime.cohort import CohortArrays, load_cohort, read_frozen
 from site_runtime.config import SiteConfig
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
@@ -64,13 +64,12 @@ def make_update(
     if earlier is not None:
         answer_again(home, plan, plan_digest, earlier)
         return
+    frozen = read_frozen(home, protocol).training_patients  # what intake wrote down: no patient is read
+    if frozen < protocol.cohort.minimum_patients:
+        raise ConsiliumError("E205", f"{frozen} patients, at least {protocol.cohort.minimum_patients}")
     base = base_model(plan, exchange)
     ledger, account = reserve(home, config, protocol, plan, plan_digest)
     cohort = load_cohort(home, config, protocol, "training")
-    if cohort.patients < protocol.cohort.minimum_patients:
-        raise ConsiliumError(
-            "E205", f"{cohort.patients} patients, at least {protocol.cohort.minimum_patients}"
-        )
     update = compute(home, config, protocol, plan, plan_digest, cohort, base)
     tensors = tensor_bytes(update.sent)
     noise = own_noise(protocol, plan)

@@ -12,6 +12,8 @@ from contracts.fields import Contract, Count, Digest, Probability, StudyName, Te
 from contracts.signing import first_problem
 from contracts.study import StudyProtocol, parse_study
 from durable.files import locked, read_json, write_json
+from privacy.promise import check_mechanism
+from strategies.registry import strategy_of
 from tasks.home import CoordinatorHome
 
 
@@ -94,8 +96,11 @@ def register_study(home: CoordinatorHome, protocol: StudyProtocol) -> Head:
     """Make a study known here. The same protocol again changes nothing.
 
     Raises:
-        ConsiliumError: E101, another protocol is registered under this name.
+        ConsiliumError: E101, another protocol is registered under this name; E406, E414, E415, the study
+            promises what its strategy, its sampler or its divisor cannot keep.
     """
+    check_mechanism(protocol)
+    strategy_of(protocol)
     folder = home.study(protocol.study)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".head.lock"):
