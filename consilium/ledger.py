@@ -11,11 +11,11 @@ from consilium.ledger_officer import Lineage, restore, rotate, write_off
 from consilium.ledger_view import (
     LineageFile,
     cap_of,
+    delta_of,
     facts_of,
     ledgers_of,
     print_facts,
     read_ledger,
-    smallest_delta,
 )
 from consilium.output import Json, print_json, reporting_refusals, screen
 from consilium.site import Home, Site, find_site
@@ -35,7 +35,8 @@ def show(
     home: Home = None,
     lineage: Lineage = None,
     delta: Annotated[
-        float | None, typer.Option(help="Delta of epsilon; else the smallest of the approved studies.")
+        float | None,
+        typer.Option(help="Delta of epsilon; else the smallest of the cap and of the approved studies."),
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Every entry, however long the ledger; else by study.")
@@ -50,8 +51,8 @@ def show(
         if plot is not None and plot.suffix not in (".svg", ".png"):
             raise typer.BadParameter(f"{plot}, expected a name that ends in .svg or .png")
         place = find_site(site, home)
-        at = delta if delta is not None else smallest_delta(place)
-        cap = cap_of(place)
+        at = delta if delta is not None else delta_of(place)
+        cap = cap_of(place, at)
         facts = [facts_of(ledger, at, cap) for ledger in ledgers_of(place, lineage)]
         if plot is not None and facts:
             from consilium.ledger_plot import epsilon_plot
@@ -92,7 +93,7 @@ def verify(
             raise typer.BadParameter("--excerpt needs --file and --public")
         else:
             place = find_site(site, home)
-            ledgers, at = ledgers_of(place), delta if delta is not None else smallest_delta(place)
+            ledgers, at = ledgers_of(place), delta if delta is not None else delta_of(place)
         if head is not None and not ledgers:
             raise ConsiliumError("E407", f"no ledger here, expected one with {head}")
         results = [_verified(ledger, head, at, own=file is None) for ledger in ledgers]

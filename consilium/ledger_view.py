@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from privacy.chain import History, Record
     from site_runtime.home import SiteHome
 
-_DEFAULT_DELTA = 1e-5
 _POINTS = 60  # of a long ledger, how many epsilons over time are computed
 _ROWS = 20  # a longer table is collapsed to one line per study and purpose
 _DECISIONS = ("rotate", "restore", "write-off")
@@ -255,9 +254,11 @@ def _bar(spent: float, cap: float, width: int = 50) -> Text:
     return Text.assemble((on * full, colour), (off * (width - full), "dim"), f" {share:.0%} of the cap")
 
 
-def smallest_delta(home: SiteHome) -> float:
-    """The strictest delta of the studies that this hospital approved."""
-    deltas = []
+def delta_of(home: SiteHome) -> float:
+    """The delta at which epsilon is shown: the strictest of the cap's and of the approved studies'."""
+    from site_runtime.config import load_site_part
+
+    deltas = [load_site_part(home.config).budget.delta]
     for path in home.approval("any").parent.glob("*.json"):
         try:
             privacy = jsonlib.loads(path.read_bytes()).get("privacy", {})
@@ -265,14 +266,12 @@ def smallest_delta(home: SiteHome) -> float:
             continue
         if isinstance(privacy, dict) and isinstance(privacy.get("delta"), float):
             deltas.append(privacy["delta"])
-    return min(deltas, default=_DEFAULT_DELTA)
+    return min(deltas)
 
 
-def cap_of(home: SiteHome) -> float | None:
-    """The site's own cap. None where only the light install is there, which cannot read connectors."""
-    from site_runtime.config import load_site
+def cap_of(home: SiteHome, delta: float) -> float | None:
+    """The site's own cap; None at a larger delta than it holds at, where the same epsilon promises less."""
+    from site_runtime.config import load_site_part
 
-    try:
-        return load_site(home).budget.epsilon
-    except ImportError:
-        return None
+    budget = load_site_part(home.config).budget
+    return budget.epsilon if delta <= budget.delta else None

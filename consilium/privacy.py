@@ -6,19 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from consilium.cases import read_cases, with_epsilons
 from consilium.output import Json, print_json, reporting_refusals, screen
 from consilium.privacy_tables import print_cases, print_plan
 from consilium.study import SHIPPED, find_federation, find_study
 from contracts.errors import ConsiliumError
-from contracts.fields import SiteName
-from contracts.signing import first_problem
 from contracts.study import HospitalPrivacy, NoPrivacy, PatientPrivacy, StudyProtocol, load_study
-from contracts.yaml_text import load_yaml
-from site_runtime.config import Budget, Governance
+from site_runtime.config import SitePart, load_site_part
 
 if TYPE_CHECKING:
     from privacy.calibration import StudyNoise
@@ -26,16 +21,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 _POINTS = 60  # of epsilon over the exchanges, for the plot
-
-
-class SitePart(BaseModel):
-    """What planning reads of a `site.yaml`; the connectors of the rest need more than the light install."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    site: SiteName
-    governance: Governance
-    budget: Budget = Budget()
 
 
 @app.command()
@@ -175,16 +160,7 @@ def _sites(protocol: StudyProtocol, federation: Path | None) -> list[SitePart]:
 
     if federation is None and not (SHIPPED / "federations" / protocol.study).is_dir():
         return []
-    return [_site_part(path) for path in site_files(find_federation(protocol.study, federation))]
-
-
-def _site_part(path: Path) -> SitePart:
-    try:
-        return SitePart.model_validate(load_yaml(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        raise ConsiliumError("E103", f"{path}: {first_problem(error)}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConsiliumError("E103", f"{path}: {error}") from error
+    return [load_site_part(path) for path in site_files(find_federation(protocol.study, federation))]
 
 
 def _figure(protocol: StudyProtocol, facts: dict[str, Any]) -> str:

@@ -107,6 +107,30 @@ class SiteConfig(_Section):
         return digest(self.policy)
 
 
+class SitePart(BaseModel):
+    """What a privacy officer needs of a `site.yaml`; the rest needs what a light install lacks."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    site: SiteName
+    governance: Governance
+    budget: Budget = Budget()
+
+
+def load_site_part(path: Path) -> SitePart:
+    """Read name, governance and budget of a `site.yaml`, and nothing else of it.
+
+    Raises:
+        ConsiliumError: E103, naming field, value and what was expected.
+    """
+    try:
+        return SitePart.model_validate(load_yaml(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise ConsiliumError("E103", f"{path}: {first_problem(error)}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConsiliumError("E103", f"{path}: {error}") from error
+
+
 def data_folder() -> Path:
     """Where public data sets lie: `$CONSILIUM_DATA`, else `data` in the home, else `../shared/data`.
 

@@ -20,7 +20,7 @@ SITE = """
 site: ash
 source: {connector: csv, path: rows.csv, patient: id}
 governance: {institution: Ash, contact: c, lineage: everyone, declared_size: 500, approved_by: officer}
-budget: {epsilon: 4.0}
+budget: {epsilon: 4.0, delta: 1.0e-4}
 """
 SPENDS = [Spend(1.0, 9.0, 1), Spend(0.1, 1.5, 10), Spend(0.1, 1.5, 10)]
 
