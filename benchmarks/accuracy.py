@@ -52,9 +52,8 @@ def heart_disease(runs: int) -> None:
         show_runs(found)
         show_published(found, published)
         mean = found["with_privacy"]["pooled"]["accuracy"]["mean"]
-        print(
-            f"heart-disease, epsilon {epsilon:g}: mean accuracy {mean:.4f}, goal {goal} {mark(mean >= goal)}\n"
-        )
+        reached = mark(mean >= goal)
+        print(f"heart-disease, epsilon {epsilon:g}: mean accuracy {mean:.4f}, goal {goal} {reached}\n")
 
 
 def icu_mortality(runs: int) -> None:
