@@ -181,7 +181,7 @@ def show(found: dict[str, Any]) -> None:
         key for key, value in found.items() if isinstance(value, dict) and "n" in value and key != "pooled"
     ]
     for site in [*sites, "pooled"]:
-        cells = [interval(found[site].get(name), "\n{:.2f} to {:.2f}") for name in names]
+        cells = [interval(found[site].get(name), "\n{:.2f}..{:.2f}") for name in names]
         table.add_row(site, *cells, end_section=site == (sites or [""])[-1])
     screen.print(table)
     screen.print("below each value its 95 % interval; slope and intercept are of calibration")

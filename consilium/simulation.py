@@ -257,7 +257,7 @@ def with_privacy(
         return protocol
     if privacy["mode"] == "none":
         if epsilon is None or clip is None:
-            missing = "--epsilon" if epsilon is None else "--clip, the largest norm of a patient's gradient"
+            missing = "--epsilon" if epsilon is None else "--clip (the largest norm of a patient's gradient)"
             raise ConsiliumError("E101", f"study {protocol.study!r} has no privacy: {missing} is missing")
         privacy = {"mode": "patient", "delta": DELTA}
     return with_changes(protocol, privacy={**privacy, **given})
