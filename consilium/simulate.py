@@ -173,7 +173,7 @@ def show(found: dict[str, Any]) -> None:
     """Print a simulation's outcome as tables."""
     names = ("auroc", "accuracy", "brier", "calibration_slope", "calibration_intercept")
     best = found.get("achievable_auroc") or {}
-    table = Table(title=f"{found['study']}: {found['rounds']} rounds", box=SIMPLE, collapse_padding=True)
+    table = Table(title=f"{found['study']}: {found['rounds']} rounds", box=SIMPLE, pad_edge=False)
     table.add_column("hospital", no_wrap=True)
     for name in names:
         table.add_column(name.removeprefix("calibration_"), justify="right", no_wrap=True)
