@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.panel import Panel
 
 from consilium.airflow_home import OPERATOR, password
 from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
+from consilium.repetition import permit_exact_updates
+from consilium.repetition import without_privacy as exact
 from consilium.rest import Question
 from consilium.run import Follower, intake, release, rounds, total_steps
 from consilium.simulate import interval, progress_bar
-from consilium.simulation import achievable_at, simulate_study, site_files, with_changes
+from consilium.simulation import achievable_at, simulate_study
 from consilium.study import find_federation, find_study
 from consilium.up import Platform, down, ends_on_signal, up
 from contracts.errors import ConsiliumError
@@ -55,8 +56,6 @@ def without_privacy(protocol: StudyProtocol, federation: Path, sites: list[SiteH
 
     The simulated hospitals' split keys are taken over, so that both models are judged on the same holdouts.
     """
-    gates = [g for g in protocol.body().get("gates", []) if g["metric"] != "epsilon"]
-    plain = with_changes(protocol, privacy={"mode": "none"}, gates=gates)
     with tempfile.TemporaryDirectory() as folder:
         willing = Path(folder) / "federation"
         permit_exact_updates(federation, willing)
@@ -64,18 +63,11 @@ def without_privacy(protocol: StudyProtocol, federation: Path, sites: list[SiteH
             split_key = SiteHome(Path(folder) / "sites" / site.root.name).split_key
             split_key.parent.mkdir(parents=True)
             shutil.copyfile(site.split_key, split_key)
-        simulation, _ = simulate_study(plain, willing, Path(folder), lambda text: None, release=False)
+        simulation, _ = simulate_study(
+            exact(protocol), willing, Path(folder), lambda text: None, release=False
+        )
         metrics: dict[str, Any] = load_record(simulation.coordinator, protocol.study, "evaluation")["metrics"]
     return metrics
-
-
-def permit_exact_updates(federation: Path, target: Path) -> None:
-    """Copy a federation whose simulated hospitals let updates without differential privacy leave."""
-    target.mkdir()
-    for file in site_files(federation):
-        site = yaml.safe_load(file.read_text())
-        site["policy"] = {**site.get("policy", {}), "exact_updates": True}
-        (target / f"{site['site']}.yaml").write_text(yaml.safe_dump(site))
 
 
 def run_demo(home: Path, port: int, bar_disabled: bool) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +21,11 @@ from rich.progress import (
 from rich.table import Table
 
 from consilium.output import Json, print_json, reporting_refusals, screen
+from consilium.published import published_results
+from consilium.repetition import compare, repeat, steps_of, summary
+from consilium.run_tables import show_published, show_runs
 from consilium.simulation import (
+    Progressing,
     Simulation,
     achievable_at,
     fresh_folder,
@@ -27,10 +33,11 @@ from consilium.simulation import (
     simulate_study,
     site_files,
     with_changes,
+    with_privacy,
 )
 from consilium.study import find_federation, find_study
 from contracts.errors import ConsiliumError
-from contracts.study import load_study
+from contracts.study import StudyProtocol, load_study
 
 app = typer.Typer()
 
@@ -57,6 +64,22 @@ def simulate(
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Another number of rounds than the study's.")
     ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Another epsilon; with --clip also for a study without privacy.")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="Another delta. 1e-4 where nobody says one.")] = None,
+    clip: Annotated[
+        float | None, typer.Option(help="Another clip norm of a patient's gradient (or hospital's update).")
+    ] = None,
+    statistics_fraction: Annotated[
+        float | None, typer.Option(help="Another share of epsilon for normalisation statistics.")
+    ] = None,
+    runs: Annotated[
+        int | None, typer.Option(min=1, help="So many runs, each with its own noise; no release.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option(help="Also without privacy, beside what others published; no release.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for everything it makes.")] = None,
     json: Json = False,
 ) -> None:
@@ -65,52 +88,92 @@ def simulate(
         protocol = load_study(find_study(study))
         if rounds is not None:
             protocol = with_changes(protocol, rounds=rounds)
+        protocol = with_privacy(
+            protocol, epsilon=epsilon, delta=delta, clip=clip, statistics_fraction=statistics_fraction
+        )
         folder = find_federation(protocol.study, federation)
         root = fresh_folder(out, protocol.study)
-        started = time.monotonic()
-        steps = len(site_files(folder)) + protocol.last_round + (1 - protocol.first_round) + 3
-        with progress_bar() as bar:
-            bar.disable = json
-            task = bar.add_task(protocol.study, total=steps)
-
-            def progress(text: str) -> None:
-                bar.update(task, description=text, advance=1)
-
-            stopped: ConsiliumError | None = None
-            published: Path | None = None
-            try:
-                _, published = simulate_study(protocol, folder, root, progress)
-            except ConsiliumError as error:
-                if error.number not in ("E601", "E602"):
-                    raise
-                stopped = error
-        simulation = Simulation(root, protocol)
-        found = outcome(simulation) | {
-            "release": str(published) if published else None,
-            "achievable_auroc": achievable_at(
-                simulation.coordinator, protocol, list(simulation.sites.values())
-            )
-            or None,
-            "seconds": round(time.monotonic() - started, 1),
-            "home": str(root),
-        }
-        if json:
-            print_json(
-                found | ({"stopped": {"number": stopped.number, "detail": stopped.detail}} if stopped else {})
-            )
+        if runs is not None or compare:
+            simulate_often(protocol, folder, root, runs or 1, compare, json)
         else:
-            show(found)
-        if stopped is not None:
-            if json:
-                raise typer.Exit(1)
-            raise stopped
+            simulate_once(protocol, folder, root, json)
+
+
+def simulate_once(protocol: StudyProtocol, folder: Path, root: Path, json: bool) -> None:
+    """Run a study from intake to release and print its metrics; a gate that fails ends it with code 1."""
+    started = time.monotonic()
+    steps = len(site_files(folder)) + protocol.last_round + (1 - protocol.first_round) + 3
+    stopped: ConsiliumError | None = None
+    published: Path | None = None
+    with progress_of(protocol.study, steps, json) as progress:
+        try:
+            _, published = simulate_study(protocol, folder, root, progress)
+        except ConsiliumError as error:
+            if error.number not in ("E601", "E602"):
+                raise
+            stopped = error
+    simulation = Simulation(root, protocol)
+    found = outcome(simulation) | {
+        "release": str(published) if published else None,
+        "achievable_auroc": achievable_at(simulation.coordinator, protocol, list(simulation.sites.values()))
+        or None,
+        "seconds": round(time.monotonic() - started, 1),
+        "home": str(root),
+    }
+    if json:
+        print_json(
+            found | ({"stopped": {"number": stopped.number, "detail": stopped.detail}} if stopped else {})
+        )
+    else:
+        show(found)
+    if stopped is not None:
+        if json:
+            raise typer.Exit(1)
+        raise stopped
+
+
+def simulate_often(
+    protocol: StudyProtocol, folder: Path, root: Path, runs: int, comparing: bool, json: bool
+) -> None:
+    """Run a study several times, and with `comparing` as often without privacy; print means and spreads."""
+    started = time.monotonic()
+    steps = steps_of(protocol, len(site_files(folder)), runs, comparing)
+    with progress_of(protocol.study, steps, json) as progress:
+        if comparing:
+            found = compare(protocol, folder, root, runs, progress)
+        else:
+            arm = "without_privacy" if protocol.privacy.mode == "none" else "with_privacy"
+            found = {arm: summary(repeat(protocol, folder, root / "runs", runs, progress))}
+    published = published_results(protocol.study) if comparing else None
+    found |= {
+        "study": protocol.study,
+        "published": published.model_dump() if published else None,
+        "seconds": round(time.monotonic() - started, 1),
+        "home": str(root),
+    }
+    if json:
+        print_json(found)
+    else:
+        show_runs(found)
+        if published:
+            show_published(found, published)
+        screen.print(f"{found['seconds']} s; everything is in {root}", soft_wrap=True)
+
+
+@contextmanager
+def progress_of(title: str, steps: int, silent: bool) -> Iterator[Progressing]:
+    """A progress bar of so many steps; each call names the next one."""
+    with progress_bar() as bar:
+        bar.disable = silent
+        task = bar.add_task(title, total=steps)
+        yield lambda text: bar.update(task, description=text, advance=1)
 
 
 def show(found: dict[str, Any]) -> None:
     """Print a simulation's outcome as tables."""
     names = ("auroc", "accuracy", "brier", "calibration_slope", "calibration_intercept")
     best = found.get("achievable_auroc") or {}
-    table = Table(title=f"{found['study']}: {found['rounds']} rounds", box=SIMPLE)
+    table = Table(title=f"{found['study']}: {found['rounds']} rounds", box=SIMPLE, pad_edge=False)
     table.add_column("hospital", no_wrap=True)
     for name in names:
         table.add_column(name.removeprefix("calibration_"), justify="right", no_wrap=True)
@@ -118,7 +181,7 @@ def show(found: dict[str, Any]) -> None:
         key for key, value in found.items() if isinstance(value, dict) and "n" in value and key != "pooled"
     ]
     for site in [*sites, "pooled"]:
-        cells = [interval(found[site].get(name), "\n{:.2f} to {:.2f}") for name in names]
+        cells = [interval(found[site].get(name), "\n{:.2f}..{:.2f}") for name in names]
         table.add_row(site, *cells, end_section=site == (sites or [""])[-1])
     screen.print(table)
     screen.print("below each value its 95 % interval; slope and intercept are of calibration")

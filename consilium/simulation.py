@@ -19,6 +19,7 @@ from tasks.home import CoordinatorHome
 
 MARKER = ".consilium-simulation"
 RUN = "simulate"
+DELTA = 1e-4  # of a study that was written without privacy
 
 Progressing = Callable[[str], None]
 
@@ -228,6 +229,38 @@ def achievable_at(home: CoordinatorHome, protocol: StudyProtocol, sites: list[Si
 def with_changes(protocol: StudyProtocol, **changes: Any) -> StudyProtocol:
     """Return the protocol with some fields replaced; it is another protocol, with another hash."""
     return parse_study({**protocol.body(), **changes})
+
+
+def with_privacy(
+    protocol: StudyProtocol,
+    *,
+    epsilon: float | None = None,
+    delta: float | None = None,
+    clip: float | None = None,
+    statistics_fraction: float | None = None,
+) -> StudyProtocol:
+    """Return the protocol with these numbers in its privacy; one without privacy gets it at patient level.
+
+    Args:
+        delta: 1e-4 where neither this nor the study says one.
+        clip: norm of a patient's gradient; with hospital-level privacy, of a hospital's update.
+
+    Raises:
+        ConsiliumError: E101, a study without privacy that is not given both epsilon and clip, or a number out
+            of its bounds.
+    """
+    privacy = protocol.body()["privacy"]
+    norm = "max_update_norm" if privacy["mode"] == "site" else "max_grad_norm"
+    named = {"epsilon": epsilon, "delta": delta, norm: clip, "statistics_fraction": statistics_fraction}
+    given = {name: value for name, value in named.items() if value is not None}
+    if not given:
+        return protocol
+    if privacy["mode"] == "none":
+        if epsilon is None or clip is None:
+            missing = "--epsilon" if epsilon is None else "--clip (the largest norm of a patient's gradient)"
+            raise ConsiliumError("E101", f"study {protocol.study!r} has no privacy: {missing} is missing")
+        privacy = {"mode": "patient", "delta": DELTA}
+    return with_changes(protocol, privacy={**privacy, **given})
 
 
 def simulate_study(

@@ -199,7 +199,7 @@ def test_a_missed_quorum_says_why_and_resumes_under_the_same_plan(federation, tm
         "birch": to_text(federation.keys["birch"].sign(no)),
         "cedar": None,
     }
-    with pytest.raises(ConsiliumError, match=r"E506.*1 updates, at least 2.*birch \(E302\).*silent: cedar"):
+    with pytest.raises(ConsiliumError, match=r"E506.*1 updates, at least 2.*birch \(E302 .*silent: cedar"):
         close_round(federation.home, "tiny", "run-0", answers)
     record = load_record(federation.home, "tiny", "0")
     assert record["status"] == "refused" and record["silent"] == ["cedar"]
