@@ -101,7 +101,7 @@ def state_of(model: nn.Module) -> ModelState:
     The number of batches that BatchNorm has seen is left out: it is no float, and nothing reads it.
     """
     return {
-        name: tensor.detach().cpu().numpy().copy()
+        name: tensor.detach().cpu().to(torch.float32).numpy().copy()
         for name, tensor in model.state_dict().items()
         if tensor.is_floating_point()
     }

@@ -9,12 +9,17 @@ so one backward pass that keeps a and b is enough. The norm comes from inner pro
 patients is one product of matrices, sum_i f_i G_i = (f b)^T a. Linear, Conv2d and LSTM layers work like this;
 every other layer that Opacus knows gets its per-row gradients from Opacus' own samplers.
 
+Batches are filled up to a multiple of 32 with patients of zeros, who are left out again. A matrix product may
+round a row differently in a batch of another size, and a model with huge weights would make that visible.
+Filled up, a patient's gradient is the same to the last bit whoever else is there (measured on the CPU).
+
 Norms are upper bounds: what float32 products may have lost to rounding is added (Higham 2002, section 3.1),
 so that a patient's gradient never counts for less than it is. Sums are accumulated in float64.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +36,7 @@ from privacy.recurrence import Recurrence, previous, refusal
 Sums = dict[nn.Parameter, Tensor]
 
 _ROUNDING = 2.0**-24  # of one float32 operation
+_TILE = 32  # patients; the smallest multiple with which no row changed, for batches of 2 to 70
 
 
 @dataclass
@@ -51,6 +57,11 @@ class MatrixRows:
     _whole: Tensor | None = None  # float64 [B, O, I], where holding it is less than n x n inner products
     _bias: Tensor | None = None  # float64 [B, O], beside it
 
+    def of_first(self, patients: int) -> MatrixRows:
+        """The same for the first patients only."""
+        b = None if self.b is None else self.b[:patients]
+        return MatrixRows(self.a[:patients], self.weights, self.biases, b)
+
     def squared_norms(self) -> Tensor:
         """Upper bounds of |G_i|^2, float64 [B]."""
         assert self.b is not None
@@ -64,11 +75,15 @@ class MatrixRows:
             return _squared(self._whole.flatten(1)) + _squared(self._bias) * constants
         if a.is_cuda:
             a, b = a.double(), b.double()  # a GPU may multiply float32 in less (TF32)
-        inner = torch.bmm(a, a.transpose(1, 2)).add_(constants)
-        inner.mul_(torch.bmm(b, b.transpose(1, 2)))
-        lengths = (a.square().sum(dim=2) + constants).sqrt() * b.square().sum(dim=2).sqrt()
-        lost = 2.0 * _ROUNDING * (width + height + 4) * lengths.sum(dim=1, dtype=torch.float64).square()
-        return inner.sum(dim=(1, 2), dtype=torch.float64).clamp(min=0.0) + lost
+        if self.biases:  # a bias is the weight of an input that is always one
+            a = torch.cat([a, torch.full_like(a[:, :, :1], math.sqrt(constants))], dim=2)
+        # Each patient's rows are brought to a largest value of one: no product then underflows or overflows.
+        (a, scale_a), (b, scale_b) = _scaled(a), _scaled(b)
+        inner = torch.bmm(a, a.transpose(1, 2)).mul_(torch.bmm(b, b.transpose(1, 2)))
+        lengths = a.square().sum(dim=2).sqrt() * b.square().sum(dim=2).sqrt()
+        lost = 2.0 * _ROUNDING * (width + height + 24) * lengths.sum(dim=1, dtype=torch.float64).square()
+        found = inner.sum(dim=(1, 2), dtype=torch.float64).clamp(min=0.0) + lost
+        return found * (scale_a * scale_b).square()
 
     def weighted_sums(self, factors: Tensor) -> Sums:
         """Sum over patients of factor x gradient: float64, in the parameters' shapes; factors float64 [B]."""
@@ -97,6 +112,10 @@ class SampledRows:
 
     samples: dict[nn.Parameter, Tensor]
 
+    def of_first(self, patients: int) -> SampledRows:
+        """The same for the first patients only."""
+        return SampledRows({p: g[:patients] for p, g in self.samples.items()})
+
     def squared_norms(self) -> Tensor:
         """|G_i|^2 over the layer's parameters, float64 [B]."""
         return torch.stack([_squared(g.flatten(1)) for g in self.samples.values()]).sum(dim=0)
@@ -105,6 +124,18 @@ class SampledRows:
         """Sum over patients of factor x gradient, float64; factors float64 [B]."""
         used = factors > 0.0
         return {p: _combined(factors[used], g[used]) for p, g in self.samples.items()}
+
+
+def _scaled(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide each patient's rows [B, n, I] by their largest absolute value; also return it, float64 [B]."""
+    largest = rows.abs().amax(dim=(1, 2))
+    # Zero rows stay zero. With a value that is not finite the norm is NaN, and the patient counts as zero.
+    safe = torch.where(largest == 0, 1.0, largest)
+    # In two steps: the reciprocal of a denormal number would be infinite.
+    root = safe.double().sqrt()
+    return (rows / root.to(rows.dtype).view(-1, 1, 1)) / (safe.double() / root).to(rows.dtype).view(
+        -1, 1, 1
+    ), safe.double()
 
 
 def _squared(values: Tensor) -> Tensor:
@@ -127,8 +158,12 @@ class _Layer:
     rows: list[MatrixRows] = field(default_factory=list)
     sampled: list[SampledRows] = field(default_factory=list)
 
-    def gradient(self) -> MatrixRows | SampledRows | None:
-        """What the layer did in the pass, as one; None when it took no part."""
+    def gradient(self, patients: int) -> MatrixRows | SampledRows | None:
+        """What the layer did in the pass for the first `patients`, as one; None when it took no part."""
+        gradient = self._whole_batch()
+        return None if gradient is None else gradient.of_first(patients)
+
+    def _whole_batch(self) -> MatrixRows | SampledRows | None:
         finished = [rows for rows in self.rows if rows.b is not None]
         if len(finished) > 1:  # the layer was used several times: more rows of the same patients
             first = finished[0]
@@ -162,7 +197,8 @@ class PatientGradients(nn.Module):
         check_layers(module)
         self.module = module
         self.trained = [p for p in module.parameters() if p.requires_grad]
-        self.patients = 0
+        self.patients = 0  # of the pass at hand, those who fill up the batch included
+        self._present = 0
         self._layers: list[_Layer] = []
         self._undo: list[Callable[[], None]] = []
         for name, child in module.named_modules():
@@ -178,7 +214,7 @@ class PatientGradients(nn.Module):
             ValueError: the gradients of the pass before were not used: two batches would make one step.
         """
         if torch.is_grad_enabled():
-            if any(layer.gradient() is not None for layer in self._layers):
+            if any(layer.gradient(self.patients) is not None for layer in self._layers):
                 raise ValueError("gradient accumulation: a step takes exactly one batch")
             self.clear()
         if len(x) == 0:
@@ -186,19 +222,20 @@ class PatientGradients(nn.Module):
             with torch.no_grad():
                 shape = self.module(x.new_zeros(1, *x.shape[1:])).shape
             return x.new_zeros(0, *shape[1:]).requires_grad_()
-        self.patients = len(x)
-        found: Tensor = self.module(x)
-        return found
+        fill = -len(x) % _TILE if torch.is_grad_enabled() else 0
+        self.patients, self._present = len(x) + fill, len(x)
+        found: Tensor = self.module(torch.cat([x, x.new_zeros(fill, *x.shape[1:])]) if fill else x)
+        return found[: len(x)]
 
     def clear(self) -> None:
         """Forget the pass at hand."""
-        self.patients = 0
+        self.patients = self._present = 0
         for layer in self._layers:
             layer.rows, layer.sampled = [], []
 
     def layers(self) -> list[MatrixRows | SampledRows]:
         """What each layer that took part kept, in the model's order; empty after an empty batch."""
-        found = [layer.gradient() for layer in self._layers]
+        found = [layer.gradient(self._present) for layer in self._layers]
         return [gradient for gradient in found if gradient is not None]
 
     @property
@@ -348,10 +385,10 @@ def _lstm_layer(
 ) -> Tensor:
     """Run one layer and book its rows: inputs [x_t, h_{t-1}] and, once they are known, gate gradients."""
     bias = torch.stack(list(biases)).sum(dim=0) if biases else None
-    gates = linear(x, weight_ih, bias)
+    gates = _precise(linear(x, weight_ih, bias))
     if not gates.requires_grad:
         gates.requires_grad_()
-    hidden: Tensor = Recurrence.apply(gates, weight_hh)  # type: ignore[no-untyped-call]
+    hidden: Tensor = Recurrence.apply(gates, _precise(weight_hh))  # type: ignore[no-untyped-call]
     a = torch.cat([x.detach(), previous(hidden.detach())], dim=2)
     weights = [(w, w.shape[1]) for w in (weight_ih, weight_hh)]
     rows = MatrixRows(_precise(a).reshape(patients, -1, a.shape[2]), weights, biases)

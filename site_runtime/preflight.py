@@ -75,6 +75,8 @@ def check_compute(config: SiteConfig) -> None:
         ConsiliumError: E412.
     """
     compute = config.compute
+    if compute.accelerator == "mps":
+        raise ConsiliumError("E412", "compute.accelerator 'mps' has no float64, expected cpu, gpu or auto")
     if compute.devices != 1:
         raise ConsiliumError("E412", f"compute.devices {compute.devices}, expected 1")
     if compute.precision == "16-mixed":

@@ -22,7 +22,7 @@ from privacy.dpsgd import (
     make_private_patient,
     patient_loss,
 )
-from privacy.gradients import PatientGradients, check_layers
+from privacy.gradients import MatrixRows, PatientGradients, check_layers
 from privacy.recurrence import Recurrence
 from privacy.stream import NoiseStream
 from site_runtime.trainer import AllLabels
@@ -309,3 +309,45 @@ def test_an_unknown_auxiliary_label_costs_nothing_and_classes_weigh_as_told(name
     negative = patient_loss(logits, torch.where(y == 0, y, float("nan")), mask)
     weighted = patient_loss(logits, y, mask, (0.5, 3.0))
     assert float(weighted) == pytest.approx(0.5 * float(negative) + 3.0 * float(positive), rel=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("a", [1e18, 1e-20, 1e-42, 0.0])
+@pytest.mark.parametrize("b", [1e19, 1e-23, 1e-42])
+def test_a_norm_is_never_under_estimated_by_what_float32_cannot_hold(a: float, b: float, bias: bool) -> None:
+    """Inner products of rows that under- or overflow: a coordinator could choose a model that makes them."""
+    draw = np.random.default_rng(4)
+    inputs = torch.from_numpy(a * draw.normal(size=(3, 6, 40))).float()
+    outputs = torch.from_numpy(b * draw.normal(size=(3, 6, 50))).float()
+    weight, offset = nn.Parameter(torch.zeros(50, 40)), nn.Parameter(torch.zeros(50))
+    rows = MatrixRows(inputs, [(weight, 40)], [offset] if bias else [], outputs)
+    assert 6 * (40 + 50) <= 40 * 50  # the branch that works with inner products
+    found = rows.squared_norms().sqrt()
+    exact = torch.einsum("bro,bri->boi", outputs.double(), inputs.double()).flatten(1).square().sum(dim=1)
+    if bias:
+        exact += outputs.double().sum(dim=1).square().sum(dim=1)
+    assert (found >= exact.sqrt() * (1 - 1e-12)).all() and (found <= exact.sqrt() * 1.01 + 1e-300).all()
+
+
+@EVERY
+def test_a_patients_gradient_is_the_same_to_the_last_bit_whoever_else_is_in_the_batch(name: str) -> None:
+    model = model_of(ZOO[name], scale=1e3)
+    x, mask, y = patients_of(ZOO[name], 40)
+
+    def books(kept: Tensor) -> list[tuple[Tensor, ...]]:
+        private, _ = private_of(copy.deepcopy(model))
+        patient_loss(private(x[kept]), y[kept], mask[kept]).backward()
+        found: list[tuple[Tensor, ...]] = []
+        for layer in private.layers():
+            found.append((layer.a, layer.b) if isinstance(layer, MatrixRows) else (*layer.samples.values(),))
+        return found
+
+    for count in (1, 2, 3, 7, 11, 31, 32, 33, 40):
+        whole = torch.arange(count)
+        for removed in {0, count // 2, count - 1}:
+            left = torch.cat([whole[:removed], whole[removed + 1 :]])
+            if not len(left):
+                continue
+            for one, other in zip(books(whole), books(left), strict=True):
+                for all_rows, fewer in zip(one, other, strict=True):
+                    assert torch.equal(all_rows[left], fewer)
