@@ -78,11 +78,14 @@ def _check(file: Path, protocol: StudyProtocol, temporary: Path, as_json: bool) 
     from site_runtime.enrol import enrol_site
     from site_runtime.home import SiteHome
     from site_runtime.intake import take_in
+    from site_runtime.preflight import check_budget, check_layers
 
     home = SiteHome(temporary / "site")
     enrol_site(home, file, SigningKey.generate("coordinator").public)
     config = load_site(home)
     check_policy(config, protocol)
+    check_layers(protocol)
+    check_budget(home, config, protocol)
     done = None
     try:
         done = take_in(home, config, protocol)

@@ -10,7 +10,8 @@ from contracts.fields import Contract, Count, Digest, Finite, SiteName, StudyNam
 
 
 class UpdateEnvelope(Contract):
-    """What a site sends for a plan. With DP on it holds only values that do not depend on the data."""
+    """What a site sends for a plan. With DP on nothing in it is computed from the data but `cohort`: a keyed
+    digest, which nobody can guess and which shows whether the cohort is the one of the data sheet."""
 
     study: StudyName
     protocol_hash: Digest

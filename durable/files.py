@@ -30,6 +30,15 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a mapping as canonical JSON, atomically."""
     write_atomic(path, canonical_json(value))

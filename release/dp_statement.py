@@ -19,7 +19,7 @@ NOT_COVERED = (
     "timing, sizes of messages, and whether a hospital answered or refused",
     "the declared size of a hospital, rounded to two significant figures when it enrolled",
     "in the ledgers: number, order and size of what was spent on other studies",
-    "floating point: gradients of one patient may round differently beside other patients",
+    "floating point: on a GPU gradients of one patient may round differently beside other patients",
     "what a hospital or a clinician publishes elsewhere",
 )
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from contracts.errors import ConsiliumError
 from contracts.release import SitePrivacy
 from contracts.study import NoPrivacy, StudyProtocol
 from privacy.accountant import Spend, epsilon, epsilon_without_amplification
-from privacy.calibration import adjacency_of
+from privacy.calibration import adjacency_of, spend_of
 from privacy.excerpt import Excerpt, read_excerpt
 
 FOLDER = "ledgers"
@@ -89,6 +89,51 @@ def check_replay(protocol: StudyProtocol, stated: SitePrivacy, data: bytes) -> R
         if value is None or abs(value - composed) > _TOLERANCE * max(1.0, composed):
             raise ConsiliumError("E408", f"{stated.site!r}: stated {value}, its ledger gives {composed:.6f}")
     return found
+
+
+def check_exchanges(protocol: StudyProtocol, replayed: Sequence[Replayed]) -> None:
+    """Check that enough entries are opened for the model: one left unopened would state less epsilon.
+
+    Every exchange of the study closed with the quorum, so all hospitals together reserved each kind of it
+    `min_sites` times or more for every time that it was planned. Noise is not compared: it is in the epsilon.
+
+    Args:
+        replayed: the account of every hospital that was ever on a roster of the study.
+
+    Raises:
+        ConsiliumError: E408, fewer reservations are opened than the study must have made.
+    """
+    site = protocol.privacy.mode == "site"
+    times = {"aggregate": protocol.rounds} if site else {"training": protocol.rounds}
+    if not site and protocol.training.normalisation == "federated":
+        times["statistics"] = 1
+    if protocol.threshold_rule is not None:
+        times["histogram"] = 1
+    accounts = _distinct(replayed)
+    for kind, planned in times.items():
+        shape = spend_of(protocol, "training" if kind == "aggregate" else kind, 1.0)
+        made = sum(
+            _same_shape(spend, shape)
+            for account in accounts
+            for spend in (
+                *(r.spend for r in account.excerpt.reservations if r.purpose == kind),
+                *account.excerpt.by_purpose.get("write-off", ()),  # what a restore charged again
+            )
+        )
+        least = planned * (1 if site else protocol.min_sites)
+        if made < least:
+            raise ConsiliumError(
+                "E408", f"{made} reservations for {kind} are opened, expected {least} or more"
+            )
+
+
+def _same_shape(spend: Spend, other: Spend) -> bool:
+    return (spend.sample_rate, spend.steps) == (other.sample_rate, other.steps)
+
+
+def _distinct(replayed: Sequence[Replayed]) -> list[Replayed]:
+    """One account of each ledger: with hospital-level privacy all hospitals are spoken for by the same."""
+    return list({account.excerpt.head: account for account in replayed}.values())
 
 
 def steps_of(spends: tuple[Spend, ...]) -> int:

@@ -163,16 +163,19 @@ def _check_protocol(folder: Path, manifest: ReleaseManifest) -> Check:
 def _check_ledgers(folder: Path, manifest: ReleaseManifest) -> Check:
     """The ledgers verify, and compose to the epsilon that the manifest states for each hospital."""
     from contracts.study import load_study
-    from release.ledgers import FOLDER, check_replay, keeper
+    from release.ledgers import FOLDER, check_exchanges, check_replay, keeper
 
     if manifest.privacy_mode == "none":
         return Check("ledgers", True, "none: no differential privacy is claimed", "E402")
     try:
         protocol = load_study(folder / "study.json")
         shown = [p for p in manifest.site_privacy if p.ledger_key is not None]
+        replayed = []
         for stated in shown:
             data = (folder / FOLDER / f"{keeper(protocol, stated.site)}.jsonl").read_bytes()
-            check_replay(protocol, stated, data)
+            replayed.append(check_replay(protocol, stated, data))
+        if len(shown) == len(manifest.site_privacy):
+            check_exchanges(protocol, replayed)
     except OSError as error:
         return Check("ledgers", False, f"{error.filename}: {error.strerror}", "E402")
     except ConsiliumError as error:

@@ -22,7 +22,7 @@ from contracts.study import HospitalPrivacy, NoPrivacy, StudyProtocol, parse_stu
 from durable.files import locked, write_atomic
 from site_runtime.config import SiteConfig, load_site
 from site_runtime.home import SiteHome
-from site_runtime.preflight import check_promise
+from site_runtime.preflight import check_layers, check_promise
 
 State = Literal["approved", "paused", "withdrawn"]
 
@@ -121,10 +121,12 @@ def approve(home: SiteHome, protocol: StudyProtocol, by: str | None = None) -> N
     """Approve exactly this version of the protocol. Approving it again changes nothing.
 
     Raises:
-        ConsiliumError: E304, the study does not fit the hospital's policy; E103.
+        ConsiliumError: E304, the study does not fit the hospital's policy; E4xx, it promises what cannot be
+            kept here; E103.
     """
     config = load_site(home)
     check_policy(config, protocol)
+    check_layers(protocol)
     write_atomic(home.approval(protocol.study), canonical_json(protocol))
     _decide(home, protocol.study, "approved", protocol.hash, by or config.governance.approved_by)
 

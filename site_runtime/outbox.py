@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save
 
 from contracts.canonical import canonical_json
 from contracts.fields import Contract
-from durable.files import write_atomic
+from contracts.study import StudyProtocol
+from durable.files import sync_folder, write_atomic
 from site_runtime.home import SiteHome
 from strategies.interface import Tensors
 
@@ -22,6 +23,7 @@ TENSORS = "update.safetensors"
 DOCUMENT = "document.json"
 KEPT = "kept.safetensors"
 LEDGER = "ledger.jsonl"
+_PATTERN = "round-*.safetensors"
 
 
 @contextlib.contextmanager
@@ -72,26 +74,35 @@ def keep(
             _write(temporary / KEPT, tensor_bytes(state))
         _write(temporary / DOCUMENT, canonical_json(document))
         os.replace(temporary, target)
+        sync_folder(target.parent)  # or a power cut could leave a committed plan without its update
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return target
 
 
-def kept_state(home: SiteHome, study: str) -> Tensors:
-    """Return what the strategy kept at this site after its last finished round; empty at first."""
-    path = home.state(study) / KEPT
-    if not path.exists():
+def kept_state(home: SiteHome, protocol: StudyProtocol, round_number: int) -> Tensors:
+    """Return what the strategy kept after the last round before this one; empty at first.
+
+    It is kept by round, so that a task which is run again finds what it found before.
+    """
+    rounds = [int(path.stem.rpartition("-")[2]) for path in _kept(home, protocol, 0).parent.glob(_PATTERN)]
+    before = [number for number in rounds if number < round_number]
+    if not before or not _kept(home, protocol, max(before)).exists():
         return {}
-    tensors: Tensors = load_file(path)
+    tensors: Tensors = load_file(_kept(home, protocol, max(before)))
     return tensors
 
 
-def restore_state(home: SiteHome, study: str, plan: str) -> None:
-    """Make the state kept with a plan's result the newest one; again and again it is the same."""
+def restore_state(home: SiteHome, protocol: StudyProtocol, round_number: int, plan: str) -> None:
+    """Lay what was kept with a plan's result out for the next round; again and again it is the same."""
     source = home.outbox(plan) / KEPT
     if source.exists():
-        write_atomic(home.state(study) / KEPT, source.read_bytes())
+        write_atomic(_kept(home, protocol, round_number), source.read_bytes())
+
+
+def _kept(home: SiteHome, protocol: StudyProtocol, round_number: int) -> Path:
+    return home.state(protocol.study) / "kept" / protocol.hash[:16] / f"round-{round_number}.safetensors"
 
 
 def _write(path: Path, data: bytes) -> None:

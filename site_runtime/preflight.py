@@ -1,19 +1,25 @@
 """What is refused before any data are touched: settings under which a stated epsilon would not be true.
 
-Every check reads the protocol, `site.yaml` and the environment alone, so that its outcome tells nothing of a
-patient. What the ledger and the cohort's minimum refuse comes later, with numbers of their own (E401, E205).
+Every check reads the protocol, `site.yaml`, the ledger and the environment alone, so that its outcome tells
+nothing of a patient. They run before an intake and before every answer to a plan, and those that do not ask
+the ledger when a study is approved.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 
 from contracts.errors import ConsiliumError
-from contracts.study import NoPrivacy, StudyProtocol
-from privacy.calibration import check_delta
+from contracts.signing import SigningKey
+from contracts.study import NoPrivacy, PatientPrivacy, StudyProtocol
+from privacy.accountant import Spend, epsilon
+from privacy.calibration import calibrate, check_delta, planned_spends
+from privacy.ledger import Ledger
 from privacy.promise import check_mechanism
 from site_runtime.config import SiteConfig
+from site_runtime.home import SiteHome
 from strategies.registry import strategy_of
 
 
@@ -38,6 +44,33 @@ def check_promise(
             "E413",
             "field 'source.patient': not set, expected the column that names the patient, or "
             "one_row_per_patient: true where the source holds one row of each",
+        )
+
+
+def check_budget(home: SiteHome, config: SiteConfig, protocol: StudyProtocol) -> None:
+    """Refuse a study whose plan does not fit beside what the lineage has spent on others.
+
+    Whoever trains asks the ledger again, which also knows what failed attempts of this study cost.
+
+    Raises:
+        ConsiliumError: E401; E402, the ledger cannot be used; E409, no noise meets the study's epsilon.
+    """
+    privacy = protocol.privacy
+    if not isinstance(privacy, PatientPrivacy):
+        return
+    lineage, others = config.governance.lineage, Counter[Spend]()
+    if home.ledger(lineage).exists():
+        key = SigningKey.load(config.site, home.signing_key)
+        ledger = Ledger(home.ledger(lineage), config.site, lineage, key)
+        others = Counter(ledger.spends()) - Counter(ledger.spends(protocol.study))
+    planned = planned_spends(protocol, calibrate(protocol))
+    delta, cap = min(privacy.delta, config.budget.delta), config.budget.epsilon
+    total = epsilon([*others.elements(), *planned], delta)
+    if not total <= cap:
+        raise ConsiliumError(
+            "E401",
+            f"with this study the lineage would come to epsilon {total:.4f} at delta {delta:g}, "
+            f"expected at most {cap:g}",
         )
 
 

@@ -20,17 +20,18 @@ from contracts.signing import open_signed, parse_signed
 from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
-from durable.files import write_atomic
+from durable.files import read_json, write_json
+from site_runtime.cohort import read_frozen
 from site_runtime.config import SiteConfig, load_site
 from site_runtime.consent import check_consent, load_approved
 from site_runtime.egress import refuse, send
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
 from site_runtime.outbox import DOCUMENT, LEDGER, TENSORS, exclusively, finished, restore_state
-from site_runtime.preflight import check_layers, check_promise
+from site_runtime.preflight import check_budget, check_layers, check_promise
 
 UPDATES = ("statistics", "training", "histogram")  # kinds of plan that an update answers
-SHEET = "sheet.digest"  # of the newest data sheet that left, in the study's state
+SHEET = "sheet.json"  # digest and cohort of the newest data sheet that left, in the study's state
 
 
 class SiteRefused(Exception):
@@ -55,8 +56,11 @@ def intake(home: SiteHome, study: str) -> str:
         protocol = load_approved(home, study)
         check_consent(home, study, protocol.hash)
         check_promise(config, protocol)
-        text = send(home, config, run_intake(home, study, protocol))
-        write_atomic(home.state(study) / SHEET, parse_signed(text).digest.encode())
+        check_layers(protocol)
+        check_budget(home, config, protocol)
+        sheet = run_intake(home, study, protocol)
+        text = send(home, config, sheet)
+        write_json(home.state(study) / SHEET, {"digest": parse_signed(text).digest, "cohort": sheet.cohort})
         return text
 
 
@@ -115,11 +119,11 @@ def _answer(
                 check_promise(config, protocol)
                 check_layers(protocol)
                 work(home, config, protocol, plan, plan_digest, exchange)
-            restore_state(home, protocol.study, plan_digest)
+            restore_state(home, protocol, plan.round, plan_digest)
             folder = home.outbox(plan_digest)
         check_consent(home, plan.study, plan.protocol_hash)  # it may have been withdrawn meanwhile
         if (folder / TENSORS).exists():
-            settle(home, config, plan_digest)
+            settle(home, config, protocol, plan, plan_digest)
         for name in (TENSORS, LEDGER):
             if (folder / name).exists():
                 exchange.put(folder / name, plan_digest)
@@ -164,9 +168,13 @@ def check_plan(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan
     entry = plan.entry(config.site)
     if entry is None or entry.declared_size != config.governance.declared_size:
         raise ConsiliumError("E306", f"site {config.site!r} with its declared size is not on the roster")
-    sheet = home.state(plan.study) / SHEET
-    if not sheet.exists() or sheet.read_text() != entry.data_sheet:
+    path = home.state(plan.study) / SHEET
+    sheet = read_json(path) if path.exists() else {}
+    if sheet.get("digest") != entry.data_sheet:
         raise ConsiliumError("E511", f"the plan names data sheet {entry.data_sheet}, not the newest one here")
+    if read_frozen(home, protocol).digest != sheet["cohort"]:
+        # An intake froze another one and was interrupted before its sheet left.
+        raise ConsiliumError("E210", "the frozen cohort is not the newest data sheet's: run intake again")
     if CODE_VERSION not in plan.code_versions:
         raise ConsiliumError("E305", f"code {CODE_VERSION}, the plan accepts {plan.code_versions}")
     if plan.round > protocol.last_round:

@@ -100,7 +100,6 @@ def make_update(
     keep(home, plan_digest, envelope, tensors, update.kept)
     if ledger is not None:
         ledger.commit(plan_digest)
-    write_atomic(_answered(home, protocol, plan), plan_digest.encode())
 
 
 def own_noise(protocol: StudyProtocol, plan: RoundPlan) -> float | None:
@@ -108,8 +107,12 @@ def own_noise(protocol: StudyProtocol, plan: RoundPlan) -> float | None:
     return plan.noise_multiplier if isinstance(protocol.privacy, PatientPrivacy) else None
 
 
-def settle(home: SiteHome, config: SiteConfig, plan_digest: str) -> None:
-    """Note in the ledger that a plan's update is in the outbox, if a crash came before that was done."""
+def settle(
+    home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan: RoundPlan, plan_digest: str
+) -> None:
+    """Note that a plan's update is in the outbox: in the ledger, if a crash came before that was done, and as
+    the answer to its exchange, should the round be planned anew."""
+    write_atomic(_answered(home, protocol, plan), plan_digest.encode())
     lineage = config.governance.lineage
     if home.ledger(lineage).exists():
         ledger = Ledger(
@@ -193,7 +196,7 @@ def compute(
         return site_histogram(risk, label, plan.noise_multiplier, stream(purpose="histogram"))
     from site_runtime.trainer import SiteTrainer  # torch, Lightning, Opacus
 
-    before = kept_state(home, protocol.study) if plan.round > protocol.first_round else {}
+    before = kept_state(home, protocol, plan.round)
     clip = before.pop(CLIP, None)
     train = SiteTrainer(
         protocol=protocol,

@@ -128,14 +128,14 @@ def reserve(home: CoordinatorHome, protocol: StudyProtocol, plan: RoundPlan, pla
         delta=min(privacy.delta, budget.delta),
         projected=still,
     )
-    note_ledger_heads(home, {COORDINATOR: ledger.head})
+    note_ledger_heads(home, {COORDINATOR: (ledger.length, ledger.head)})
 
 
 def commit(home: CoordinatorHome, plan_digest: str) -> None:
     """Note that a plan's record is stored; again is harmless."""
     ledger = federation_ledger(home)
     ledger.commit(plan_digest)
-    note_ledger_heads(home, {COORDINATOR: ledger.head})
+    note_ledger_heads(home, {COORDINATOR: (ledger.length, ledger.head)})
 
 
 def account(home: CoordinatorHome, protocol: StudyProtocol) -> FederationAccount:

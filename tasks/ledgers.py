@@ -11,7 +11,7 @@ from privacy.excerpt import MAX_EXCERPT_BYTES, Excerpt, read_excerpt
 from tasks.exchange import DirectoryExchange, file_digest
 from tasks.federation import load_federation
 from tasks.home import CoordinatorHome
-from tasks.roster import last_ledger_heads
+from tasks.roster import last_ledger_heads, note_ledger_heads
 from tasks.store import load_record
 
 _TOLERANCE = 1e-6  # of an epsilon that was sent as JSON
@@ -62,10 +62,15 @@ def check_ledger(home: CoordinatorHome, protocol: StudyProtocol, report: Evaluat
     if found.head != report.ledger_head or (seen and seen not in (*found.heads, *found.lost_heads)):
         raise ConsiliumError("E407", f"head {found.head}, expected {report.ledger_head} and {seen} before it")
     reserved = {r.plan: r.spend for r in found.reservations}
+    # After a loss its officer charged again, without the plan, what had been reserved under it.
+    charged = list(found.by_purpose.get("write-off", ())) if found.lost_heads else []
     for plans, spend in owed:
         paid = [reserved[plan] for plan in plans if plan in reserved]
-        if spend not in paid:
+        if spend in paid:
+            continue
+        if spend not in charged:
             raise ConsiliumError("E408", f"plan {plans[-1]}: reserved {paid}, answered for {spend}")
+        charged.remove(spend)
     stated = (report.epsilon_study, report.epsilon_lineage)
     composed = tuple(
         epsilon(spends, privacy.delta, privacy.adjacency) for spends in (found.study_spends, found.spends)
@@ -75,6 +80,7 @@ def check_ledger(home: CoordinatorHome, protocol: StudyProtocol, report: Evaluat
             raise ConsiliumError(
                 "E408", f"{report.site!r} states {stated}, its ledger composes to {composed}"
             )
+    note_ledger_heads(home, {report.site: (found.length, found.head)})
     return found
 
 

@@ -88,11 +88,25 @@ def make_plan(
 
 def last_ledger_heads(home: CoordinatorHome) -> dict[str, str]:
     """The newest ledger head that each site has shown, over all studies: an older ledger is a rollback."""
-    path = home.root / "ledger_heads.json"
-    return dict(read_json(path)) if path.exists() else {}
+    return {site: head for site, (_, head) in _known_heads(home).items()}
 
 
-def note_ledger_heads(home: CoordinatorHome, heads: dict[str, str]) -> None:
-    """Remember the ledger heads that sites showed with their updates."""
+def note_ledger_heads(home: CoordinatorHome, heads: dict[str, tuple[int, str]]) -> None:
+    """Remember ledger heads that were shown, with the number of entries; a longer one is never forgotten.
+
+    Args:
+        heads: of what was signed, whatever becomes of the document that showed it.
+    """
     with locked(home.root / ".ledger_heads.lock"):
-        write_json(home.root / "ledger_heads.json", {**last_ledger_heads(home), **heads})
+        known = _known_heads(home)
+        for site, (length, head) in heads.items():
+            if length > known.get(site, (0, ""))[0]:
+                known[site] = (length, head)
+        value = {site: {"length": length, "head": head} for site, (length, head) in known.items()}
+        write_json(home.root / "ledger_heads.json", value)
+
+
+def _known_heads(home: CoordinatorHome) -> dict[str, tuple[int, str]]:
+    path = home.root / "ledger_heads.json"
+    found = read_json(path) if path.exists() else {}
+    return {site: (int(shown["length"]), str(shown["head"])) for site, shown in found.items()}

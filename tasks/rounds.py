@@ -190,6 +190,9 @@ def _close(home: CoordinatorHome, study: str, run_id: str, results: dict[str, st
         return _advanced(home, protocol, head, run_id, stored)
     answers = gather(home, plan, results, UpdateEnvelope)
     trained = list(answers.documents)
+    # Before anything else is asked of it: what a hospital signed that it has spent, it has spent.
+    shown = {site: (e.ledger_length, e.ledger_head) for site, e in answers.documents.items()}
+    note_ledger_heads(home, {s: (n, head) for s, (n, head) in shown.items() if n is not None and head})
     admit(home, protocol, plan, head.plan, answers)
     record = {
         **stored,
@@ -223,7 +226,6 @@ def _close(home: CoordinatorHome, study: str, run_id: str, results: dict[str, st
     else:
         result = aggregate(home, protocol, plan, head.plan, base, updates, weights)
     record.pop("reason", None)  # of an attempt that missed the quorum
-    note_ledger_heads(home, {e.site: e.ledger_head for e in updates if e.ledger_head})
     record |= {
         "status": "closed",
         "model": result.model,

@@ -55,4 +55,4 @@ def test_a_model_is_trained_at_two_hospitals(tmp_path, name):
         adaptive = protocol.privacy.clipping == "adaptive"
         assert shares == ({0.05} if adaptive else {None})
         # Where the clip norm stands is kept for the next round, and moves.
-        assert (CLIP in kept_state(home, protocol.study)) == adaptive
+        assert (CLIP in kept_state(home, protocol, protocol.rounds + 1)) == adaptive

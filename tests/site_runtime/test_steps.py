@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import yaml
 
+from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
 from contracts.refusal import Refusal
 from contracts.signing import SigningKey, open_signed, parse_signed, to_text
@@ -15,7 +17,7 @@ from contracts.update import UpdateEnvelope
 from privacy.ledger import Ledger
 from site_runtime.cohort import read_frozen
 from site_runtime.config import load_site
-from site_runtime.consent import pause, withdraw
+from site_runtime.consent import approve, pause, withdraw
 from site_runtime.intake import run_intake
 from site_runtime.steps import SiteRefused, intake, train
 from tasks.exchange import DirectoryExchange
@@ -30,6 +32,7 @@ from tests.factories import (
     tiny_study,
     write_csv,
 )
+from tests.model_zoo import table, zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -173,22 +176,118 @@ def test_a_cohort_that_changed_after_intake_is_refused(private):
     assert refused(simulation, plan).number == "E210"
 
 
-def test_a_study_over_the_cap_is_refused_before_its_first_round(tmp_path):
-    simulation = tiny_simulation(tmp_path, private_study(), budget={"epsilon": 1.0})
-    assert refused(simulation, opened_plan(simulation)).number == "E401"
-    assert not (simulation.sites["ash"].root / "outbox").is_dir() or not list(
-        simulation.sites["ash"].outbox("x").parent.glob("*/")
-    )
+def with_budget(simulation, **budget):
+    """Give hospital ash another budget."""
+    config = simulation.sites["ash"].config
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "budget": budget}))
 
 
-def test_a_second_study_on_the_lineage_is_refused_when_the_cap_would_be_passed(tmp_path):
-    simulation = tiny_simulation(tmp_path, private_study(), budget={"epsilon": 3.0, "delta": 1e-3})
-    train(simulation.sites["ash"], opened_plan(simulation), exchange(simulation))
+def intake_refusal(simulation, monkeypatch):
+    """The number with which ash refuses an intake, without reading its source."""
+    monkeypatch.setattr("site_runtime.connectors.read", lambda *a: pytest.fail("the source was read"))
+    with pytest.raises(SiteRefused) as caught:
+        intake(simulation.sites["ash"], simulation.protocol.study)
+    monkeypatch.undo()
+    return caught.value.number
+
+
+def test_a_study_over_the_cap_is_refused_before_its_data_are_read(private, monkeypatch):
+    simulation, plan = private
+    with_budget(simulation, epsilon=1.0)
+    assert intake_refusal(simulation, monkeypatch) == "E401"
+    assert refused(simulation, plan).number == "E401"
+    assert not list((simulation.sites["ash"].root / "outbox").glob("[0-9a-f]*/"))
+
+
+def test_a_second_study_on_the_lineage_is_refused_when_the_cap_would_be_passed(tmp_path, monkeypatch):
     from consilium.simulation import prepare, run_intake
 
+    simulation = tiny_simulation(tmp_path, private_study(), budget={"epsilon": 3.0, "delta": 1e-3})
     second = prepare(tmp_path, private_study(study="second"), tmp_path / "federation")
-    run_intake(second, lambda text: None)
-    assert refused(second, opened_plan(second)).number == "E401"
+    run_intake(second, lambda text: None)  # alone it would fit
+    plan = opened_plan(second)
+    train(simulation.sites["ash"], opened_plan(simulation), exchange(simulation))
+    assert refused(second, plan).number == "E401"
+    assert intake_refusal(second, monkeypatch) == "E401"
+    assert ledger(simulation).spends("second") == []
+
+
+def test_a_model_that_couples_patients_is_refused_before_its_data_are_read(private, monkeypatch):
+    simulation, _ = private
+    home, fields = (
+        simulation.sites["ash"],
+        {"name": "cnn", "image": [8, 8], "hidden": [4, 6], "norm": "batch"},
+    )
+    protocol = zoo(model=fields)["cnn"]
+    with pytest.raises(ConsiliumError, match="E404"):
+        approve(home, protocol)
+    assert not home.approval(protocol.study).exists()
+
+
+def test_a_cohort_that_an_interrupted_intake_froze_is_not_trained_on(tmp_path):
+    """The data sheet that left names the cohort: another one under it would be nobody's."""
+    simulation = tiny_simulation(tmp_path, private_study())
+    plan = opened_plan(simulation)
+    home = simulation.sites["ash"]
+    sheet = home.state("tiny") / "sheet.json"
+    before = sheet.read_bytes()
+    write_csv(load_site(home).source.path, tiny_rows(130))
+    intake(home, "tiny")
+    sheet.write_bytes(before)  # as a kill would leave it
+    assert refused(simulation, plan).number == "E210"
+    assert not home.ledger("ash").exists()
+
+
+def test_an_update_killed_before_it_was_noted_is_sent_again_when_the_round_is_planned_anew(
+    private, monkeypatch
+):
+    simulation, plan = private
+    site = simulation.sites["ash"]
+
+    class Killed(BaseException):
+        pass
+
+    def die(*arguments):
+        raise Killed
+
+    monkeypatch.setattr("site_runtime.training.Ledger.commit", die)
+    with pytest.raises(Killed):
+        train(site, plan, exchange(simulation))
+    monkeypatch.undo()
+    first = parse_signed(train(site, plan, exchange(simulation))).document
+    anew = resigned(simulation, plan, attempt=2)
+    again = parse_signed(train(site, anew, exchange(simulation))).document
+    assert again["tensors"] == first["tensors"] and again["plan"] != first["plan"]
+    assert len(ledger(simulation).spends()) == 1
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+@pytest.mark.slow
+def test_every_precision_that_is_let_through_makes_updates_that_are_admitted(tmp_path, precision):
+    from consilium.simulation import run_rounds
+    from tasks.store import load_record
+
+    protocol = zoo(rounds=1)["lstm"]
+    compute = {"accelerator": "cpu", "precision": precision}
+    simulation = tiny_simulation(tmp_path, protocol, table(protocol, 120, seed=1), compute=compute)
+    run_rounds(simulation, lambda text: None)
+    assert load_record(simulation.coordinator, protocol.study, "1")["admitted"] == ["ash", "birch"]
+
+
+def test_state_kept_by_round_is_not_set_back_by_a_task_that_is_run_again(private):
+    from contracts.plan import RoundPlan as Plan
+    from site_runtime.outbox import keep, kept_state, restore_state
+
+    simulation, plan = private
+    home, document = simulation.sites["ash"], Plan.model_validate(parse_signed(plan).document)
+    home.outbox("").mkdir()
+    for number in (1, 2):
+        keep(home, f"{number}" * 64, document, None, {"clip": np.array([float(number)])})
+        restore_state(home, simulation.protocol, number, f"{number}" * 64)
+    restore_state(home, simulation.protocol, 1, "1" * 64)  # round 1's task is cleared
+    assert kept_state(home, simulation.protocol, 3)["clip"] == 2.0
+    assert kept_state(home, simulation.protocol, 2)["clip"] == 1.0
+    assert kept_state(home, simulation.protocol, 1) == {}
 
 
 def test_delta_must_be_below_one_over_the_declared_size(tmp_path):

@@ -13,6 +13,7 @@ from contracts.refusal import Refusal
 from contracts.signing import SigningKey, to_text
 from tasks.head import load_head
 from tasks.replay import replay
+from tasks.roster import last_ledger_heads, note_ledger_heads
 from tasks.rounds import close_round, open_round
 from tasks.store import get_tensors, load_record
 from tests.factories import (
@@ -20,6 +21,7 @@ from tests.factories import (
     honest_answer,
     honest_tensors,
     open_next,
+    private_study,
     tiny_study,
     write_tensors,
 )
@@ -255,3 +257,23 @@ def test_a_deleted_runs_round_is_resumed_by_the_next_run_under_the_same_plan(fed
     closed = close_round(federation.home, "tiny", "by-hand", answer_all(federation, plan, digest, tmp_path))
     assert closed.next == "round"
     assert close_round(federation.home, "tiny", "deleted", {}).next is None
+
+
+def test_the_coordinator_never_forgets_the_longest_ledger_it_was_shown(tmp_path):
+    federation = TinyFederation(tmp_path, private_study())
+    note_ledger_heads(federation.home, {"ash": (4, "a" * 64), "birch": (1, "b" * 64)})
+    note_ledger_heads(federation.home, {"ash": (3, "c" * 64)})  # an earlier answer, closed later
+    assert last_ledger_heads(federation.home) == {"ash": "a" * 64, "birch": "b" * 64}
+    note_ledger_heads(federation.home, {"ash": (5, "d" * 64)})
+    assert last_ledger_heads(federation.home)["ash"] == "d" * 64
+
+
+def test_the_ledger_of_an_update_that_missed_its_quorum_is_remembered(tmp_path):
+    federation = TinyFederation(tmp_path, private_study())
+    plan, digest = open_next(federation, "run")
+    path = write_tensors(tmp_path / "u", honest_tensors(federation, plan, "ash"))
+    envelope = federation.envelope("ash", plan, digest, path)
+    shown = envelope.model_copy(update={"ledger_head": "e" * 64, "ledger_length": 7})
+    with pytest.raises(ConsiliumError, match="E506"):
+        close_round(federation.home, "tiny", "run", {"ash": federation.signed("ash", shown)})
+    assert last_ledger_heads(federation.home) == {"ash": "e" * 64}
