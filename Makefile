@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The models of the tests are small: threads of their own would only get in each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # uv does not read pip's find-links setting; it is passed on so that a locally provided torch is found.
 FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
@@ -26,13 +28,14 @@ check: install ## lint, types, imports, fast tests: under three minutes
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy contracts durable privacy models strategies validation release site_runtime tasks
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not live and not slow and not soak"
+	$(PYTEST) -n 2 -m "not live and not slow and not soak"
 
 test: check ## everything but the long forms
-	$(BIN)/python -m pytest -m "live or slow and not soak"
+	$(PYTEST) -n 2 -m "slow and not live and not soak"
+	$(PYTEST) -m "live and not soak"
 
 soak: install ## the long forms of chaos, audit and endurance
-	$(BIN)/python -m pytest -m soak
+	$(PYTEST) -m soak
 
 clean:
 	-test -x $(BIN)/consilium && $(BIN)/consilium down

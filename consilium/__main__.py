@@ -41,6 +41,16 @@ NOUNS: dict[str, tuple[str, str, str]] = {
 class LazyNouns(TyperGroup):
     """Loads a noun's module when the noun is called, so that light commands stay light."""
 
+    _called = False  # a noun is being called; otherwise the nouns are only listed
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the noun that is called."""
+        self._called = True
+        try:
+            return super().resolve_command(ctx, args)
+        finally:
+            self._called = False
+
     def list_commands(self, ctx: Any) -> list[str]:
         """All nouns in the order of the table."""
         return list(NOUNS)
@@ -50,7 +60,7 @@ class LazyNouns(TyperGroup):
         if cmd_name not in NOUNS:
             return None
         module, attribute, summary = NOUNS[cmd_name]
-        if ctx.resilient_parsing or sys.argv[1:2] in ([], ["--help"]):
+        if not self._called:
             found = typer.Typer()  # the list of nouns needs no module of theirs
             found.command()(lambda: None)
         else:

@@ -13,6 +13,7 @@ from contracts.signing import SigningKey
 from privacy.accountant import epsilon
 from privacy.ledger import Ledger
 from site_runtime.config import load_site
+from tasks.store import load_record
 from tests.live.browser import signed_in
 from tests.live.conftest import BUDGET
 from tests.live.driver import finish, head, intake, start, wait_finished
@@ -32,11 +33,11 @@ def ledger(platform: Platform, site: str) -> Ledger:
 @pytest.fixture(scope="module")
 def refused(platform: Platform) -> str:
     """The run in which every hospital refuses the second study, after the first has spent."""
+    intake(platform, SECOND)  # alone it fits
     if head(platform, FIRST).status in ("registered", "running"):
         intake(platform, FIRST)
         start(platform, FIRST)
         wait_finished(platform, FIRST)
-    intake(platform, SECOND)
     run = start(platform, SECOND)
     finish(platform, f"{SECOND}.round", run)
     return run
@@ -69,3 +70,11 @@ def test_the_reason_stands_in_the_airflow_ui_and_in_the_status(
         page.goto(f"{where}/{platform.sites[0]}.train/xcom")
         page.get_by_text("E401").first.wait_for()
         page.screenshot(path=tmp_path / "xcom.png")
+
+
+def test_a_new_intake_is_refused_before_it_reads_any_data(platform: Platform, refused: str) -> None:
+    run = platform.airflow.trigger(f"{SECOND}.intake")
+    finish(platform, f"{SECOND}.intake", run)
+    assert load_record(platform.coordinator, SECOND, "intake")["refused"] == dict.fromkeys(
+        platform.sites, "E401"
+    )
