@@ -28,10 +28,10 @@ check: install ## lint, types, imports, fast tests: under three minutes
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy contracts durable privacy models strategies validation release site_runtime tasks
 	$(BIN)/lint-imports
-	$(PYTEST) -n 2 -m "not live and not slow and not soak"
+	$(PYTEST) -n 2 --dist loadfile -m "not live and not slow and not soak"
 
 test: check ## everything but the long forms
-	$(PYTEST) -n 2 -m "slow and not live and not soak"
+	$(PYTEST) -n 2 --dist loadfile -m "slow and not live and not soak"
 	$(PYTEST) -m "live and not soak"
 
 soak: install ## the long forms of chaos, audit and endurance
