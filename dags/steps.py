@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -163,5 +164,5 @@ def at_coordinator(step: Callable[[CoordinatorHome, str], Any]) -> Any:
             raise
         # The log's page cuts a long line off: one line for each part of the reason.
         for line in (f"{error.number} {error.name}", error.sentence, *error.detail.split("; ")):
-            print(line)
+            logging.getLogger(__name__).error(line)
         raise AirflowFailException(str(error)) from None

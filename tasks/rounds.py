@@ -32,6 +32,7 @@ from tasks.store import load_plan, load_record, plan_text, put_tensors, save_ans
 from tasks.threshold import decide_threshold
 
 IDLE_SECONDS = 20.0  # without activity before the watchdog rings
+LONGEST_DOUBLINGS = 8  # of that time, one for each refusal of the round: up to an hour and a half
 
 
 @dataclass(frozen=True)
@@ -359,8 +360,9 @@ def seconds_since(timestamp: str) -> float:
 def idle_studies(home: CoordinatorHome) -> dict[str, Literal["round", "finished"]]:
     """Studies that should be moving and are not, and which of their bells the watchdog rings.
 
-    A study with a cron cadence waits for its cron. One short of sites is rung only once enough are there. A
-    study whose files are damaged keeps no other from being rung.
+    A study with a cron cadence waits for its cron. One short of sites is rung only once enough are there, and
+    one whose hospitals refuse is asked less and less often: what they refuse for may take a person to change.
+    A study whose files are damaged keeps no other from being rung.
     """
     idle: dict[str, Literal["round", "finished"]] = {}
     present = present_sites(home)
@@ -375,7 +377,8 @@ def idle_studies(home: CoordinatorHome) -> dict[str, Literal["round", "finished"
             continue
         if head.status == "running" and protocol.cadence != "cron":
             open_since = head.plan is not None and head.refusals == 0
-            if waited > IDLE_SECONDS + (protocol.deadline_seconds if open_since else 0):
+            patience = IDLE_SECONDS * 2.0 ** min(head.refusals, LONGEST_DOUBLINGS)
+            if waited > patience + (protocol.deadline_seconds if open_since else 0):
                 idle[study] = "round"
         elif head.status == "finished" and head.evaluation is None and waited > IDLE_SECONDS:
             idle[study] = "finished"

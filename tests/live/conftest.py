@@ -27,7 +27,7 @@ SECOND = PRIVATE | {"privacy": PRIVATE["privacy"] | {"epsilon": 1.0}}
 LIVE_STUDIES = (
     heart("heart-live", rounds=6, deadline_seconds=60),
     heart("heart-private", deadline_seconds=60, **PRIVATE),
-    heart("heart-second", deadline_seconds=60, **SECOND),
+    heart("heart-second", **BY_HAND | SECOND),
     heart("heart-queued", **BY_HAND, training=QUICK),
     heart("heart-running", **BY_HAND, training=SLOW),
     heart("heart-seen", rounds=2, deadline_seconds=60, training=QUICK | {"normalisation": "federated"}),

@@ -66,10 +66,6 @@ def test_the_reason_stands_in_the_airflow_ui_and_in_the_status(
         page.goto(f"{where}/close_round")
         page.get_by_text(sentence).first.wait_for()
         page.screenshot(path=tmp_path / "refused.png")
-        page.goto(f"{where}/group/{platform.sites[0]}")
-        page.goto(f"{where}/{platform.sites[0]}.train/xcom")
-        page.get_by_text("E401").first.wait_for()
-        page.screenshot(path=tmp_path / "xcom.png")
 
 
 def test_a_new_intake_is_refused_before_it_reads_any_data(platform: Platform, refused: str) -> None:

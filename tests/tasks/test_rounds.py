@@ -11,10 +11,10 @@ from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
 from contracts.refusal import Refusal
 from contracts.signing import SigningKey, to_text
-from tasks.head import load_head
+from tasks.head import advance, load_head
 from tasks.replay import replay
 from tasks.roster import last_ledger_heads, note_ledger_heads
-from tasks.rounds import close_round, open_round
+from tasks.rounds import close_round, idle_studies, open_round
 from tasks.store import get_tensors, load_record
 from tests.factories import (
     TinyFederation,
@@ -277,3 +277,21 @@ def test_the_ledger_of_an_update_that_missed_its_quorum_is_remembered(tmp_path):
     with pytest.raises(ConsiliumError, match="E506"):
         close_round(federation.home, "tiny", "run", {"ash": federation.signed("ash", shown)})
     assert last_ledger_heads(federation.home) == {"ash": "e" * 64}
+
+
+def test_a_study_whose_hospitals_refuse_is_rung_less_and_less_often(federation, monkeypatch):
+    open_next(federation, "run")
+    monkeypatch.setattr("tasks.rounds.present_sites", lambda home: set(federation.keys))
+    waits = []
+    for refusals in range(4):
+        head = load_head(federation.home, "tiny")
+        advance(federation.home, head, refusals=refusals)
+        rung = [s for s in range(0, 2000, 5) if rings(federation, monkeypatch, float(s))]
+        waits.append(rung[0])
+    assert waits == [55, 45, 85, 165]  # the open plan's deadline first, then 20 s doubled for each refusal
+
+
+def rings(federation, monkeypatch, seconds: float) -> bool:
+    """Say whether the watchdog rings the study after so many seconds without activity."""
+    monkeypatch.setattr("tasks.rounds.seconds_since", lambda timestamp: seconds)
+    return "tiny" in idle_studies(federation.home)
