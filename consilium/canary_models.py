@@ -78,8 +78,8 @@ def canary_target(
 ) -> Target:
     """Build the model of a path, with fixed weights at which every layer has a gradient, and its canaries.
 
-    A canary's gradient at its layer is `LOUDNESS` clip norms long, and at least `LOUDNESS`: against that, what
-    it has at the other layers is nothing, and clipping leaves practically all of the clip norm to its own.
+    A canary's gradient at its layer is `LOUDNESS` clip norms long, and at least `LOUDNESS`: what it has at
+    other layers is nothing against that, and clipping leaves practically all of the clip norm to its own.
 
     Args:
         norm: between the layers of a convolution, as `ImageNetwork` takes it.

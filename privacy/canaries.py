@@ -57,8 +57,8 @@ class Observation:
 class Target:
     """A model that keeps canaries apart in one layer, made ready to be attacked.
 
-    Canary i is a patient all of whose records have a 1 as feature i and 0 elsewhere. It moves column i // kinds
-    of the layer, in the way of its kind i % kinds, and no other patient moves what it moves.
+    Canary i is a patient all of whose records have a 1 as feature i and 0 elsewhere. It moves column
+    i // kinds of the layer in the way of its kind, i % kinds, and no other patient moves what it moves.
 
     Attributes:
         path: its name.
