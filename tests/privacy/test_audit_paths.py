@@ -68,9 +68,8 @@ def test_a_canary_is_loud_in_a_direction_that_no_other_patient_has(path: AttackP
     def gradient(x: torch.Tensor) -> tuple[torch.Tensor, float]:
         """One patient's gradient at the attacked layer, and its length over all layers."""
         loss = torch.nn.functional.softplus(target.model(x.expand(1, target.records, -1))).mean()
-        found = dict(
-            zip(dict(target.model.named_parameters()), torch.autograd.grad(loss, parameters), strict=True)
-        )
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        found = dict(zip(parameters, gradients, strict=True))
         length = torch.cat([g.flatten() for g in found.values()]).double().norm()
         return found[target.name].double().reshape(directions.shape[1:]), float(length)
 
