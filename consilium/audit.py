@@ -5,24 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.box import SIMPLE
-from rich.table import Table
 
-from consilium.output import Json, print_json, reporting_refusals, screen
+from consilium.audit_tables import Asked, draw_scores, facts, show_power, show_verdicts
+from consilium.output import Json, print_json, reporting_refusals
 from consilium.study import find_study
 from contracts.errors import ConsiliumError
-from contracts.study import PatientPrivacy, StudyProtocol, load_study, parse_study
+from contracts.study import PatientPrivacy, StudyProtocol, load_study
 from privacy.accountant import Spend, epsilon
-from privacy.audit import FAULTS, Fault, Power, Verdict, expected_power, judge, runs_needed
+from privacy.audit import (
+    FAULTS,
+    PATHS,
+    AttackPath,
+    Fault,
+    expected_power,
+    judge,
+    path_of,
+    records_on,
+    runs_needed,
+)
 from privacy.calibration import calibrate
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from privacy.canaries import Observation
+    from privacy.canaries import Observation, Target
 
 app = typer.Typer()
 
@@ -36,6 +43,9 @@ def audit(
     runs: Annotated[int, typer.Option(min=1, max=100, help="How often to attack.")] = 1,
     canaries: Annotated[int, typer.Option(min=100, max=1900, help="Patients that are in by a coin.")] = 1000,
     fault: Annotated[str, typer.Option(help=f"Put a fault in: {', '.join(FAULTS)}.")] = "none",
+    path: Annotated[
+        str | None, typer.Option(help=f"Model to attack instead of the study's kind: {', '.join(PATHS)}.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the scores of the first run to a file.")] = None,
     json: Json = False,
 ) -> None:
@@ -43,6 +53,8 @@ def audit(
     with reporting_refusals(json):
         if fault not in FAULTS:
             raise typer.BadParameter(f"{fault!r}, expected one of {', '.join(FAULTS)}", param_hint="--fault")
+        if path is not None and path not in PATHS:
+            raise typer.BadParameter(f"{path!r}, expected one of {', '.join(PATHS)}", param_hint="--path")
         if plot is not None and plot.suffix not in _PICTURES:
             raise typer.BadParameter(
                 f"{plot.name!r}, expected a name ending in {', '.join(_PICTURES)}", param_hint="--plot"
@@ -51,18 +63,22 @@ def audit(
         privacy, spend = audited(protocol)
         claim = epsilon([spend], privacy.delta)
         settings: dict[str, Any] = {"claim": claim, "delta": privacy.delta, "confidence": _CONFIDENCE}
-        powers = expected_power(spend, canaries=canaries, **settings)
+        target = target_of(protocol, privacy, canaries, path)
+        height = target.layers**-0.5 if privacy.clipping == "per-layer" else 1.0
+        powers = expected_power(spend, canaries=canaries, height=height, **settings)
+        asked = Asked(protocol, privacy, spend, claim, target.path, target.name, target.records, fault)
         if not json:
-            _show_power(protocol, spend, privacy.delta, claim, canaries, powers)
-        seen = _attacks(protocol, canaries, fault, runs, quiet=json)
+            show_power(asked, powers, canaries)
+        seen = _attacks(protocol, canaries, fault, path, runs, quiet=json)
         verdicts = [judge(each.scores, each.included, **settings) for each in seen]
         if plot is not None:
             draw_scores(seen[0], verdicts[0], fault, plot)
-        refuted = sum(v.refuted for v in verdicts) >= runs_needed(runs, _CONFIDENCE)
+        needed = runs_needed(runs, _CONFIDENCE)
+        refuted = sum(v.refuted for v in verdicts) >= needed
         if json:
-            print_json(_facts(protocol, spend, privacy, claim, fault, powers, verdicts, refuted))
+            print_json(facts(asked, powers, verdicts, needed, refuted) | {"confidence": _CONFIDENCE})
         else:
-            _show_verdicts(verdicts, fault, refuted)
+            show_verdicts(asked, verdicts, needed, refuted)
         detail = f"lower bound {max(v.lower_bound for v in verdicts):.3f}, claimed epsilon {claim:.3f}"
         refusal = None
         if fault == "none" and refuted:
@@ -89,48 +105,30 @@ def audited(protocol: StudyProtocol) -> tuple[PatientPrivacy, Spend]:
     return privacy, Spend(training.sample_rate, sigma, training.steps * protocol.rounds)
 
 
-def canary_model(canaries: int, max_grad_norm: float) -> tuple[nn.Module, Tensor]:
-    """Build the registered logistic model over the canaries' features and the ordinary patients'.
+def target_of(
+    protocol: StudyProtocol, privacy: PatientPrivacy, canaries: int, path: AttackPath | None = None
+) -> Target:
+    """Build what is attacked in place of this study's model: a small one of its kind, or of another path.
 
-    It is whole, with its preprocessing. The scale that a round of statistics could have released turns the
-    1 of a canary's feature into a network input far beyond what the clip norm lets through.
+    Raises:
+        ConsiliumError: E101, the study's model is not of the registry.
     """
-    import torch
+    from consilium.canary_models import canary_target
 
-    from models.registry import build_model, load_state, state_of
-    from privacy.canaries import ORDINARY_FEATURES, canary_input
-
-    width = canaries + ORDINARY_FEATURES
-    protocol = parse_study(
-        {
-            "schema": "consilium/study/1",
-            "study": "canaries",
-            "title": "Canaries",
-            "intended_use": "The audit of a privacy mechanism.",
-            "cohort": {},
-            "features": [
-                {"name": f"f{i}", "kind": "numeric", "unit": "1", "range": [-1, 1]} for i in range(width)
-            ],
-            "label": {"name": "event", "positive": "event"},
-            "model": {"name": "logistic"},
-            "training": {"steps": 1, "sample_rate": 1, "learning_rate": 1, "normalisation": "declared"},
-            "privacy": {"mode": "none"},
-            "rounds": 1,
-            "min_sites": 1,
-        }
-    )
-    model = build_model(protocol)
-    state = state_of(model)
-    state["preprocessing.scale"][:canaries] = 1.0 / canary_input(max_grad_norm)
-    load_state(model, state)
-    assert isinstance(model.network, torch.nn.Linear)
-    return model, model.network.weight
+    most = protocol.cohort.max_records
+    path = path or path_of(protocol.model.name, most)
+    norm: Literal["group", "none"] = "none" if protocol.model.norm == "none" else "group"
+    return canary_target(path, canaries, privacy.max_grad_norm, records=records_on(path, most), norm=norm)
 
 
 def attack_study(
-    protocol: StudyProtocol, canaries: int, fault: Fault, progress: Callable[[], None] = lambda: None
+    protocol: StudyProtocol,
+    canaries: int,
+    fault: Fault,
+    progress: Callable[[], None] = lambda: None,
+    path: AttackPath | None = None,
 ) -> Observation:
-    """Attack once what trains this study at its hospitals: its sampling, clipping, noise, and all steps."""
+    """Attack once what makes this study's training private: its sampling, clipping, noise, and all steps."""
     from privacy.canaries import attack
     from privacy.dpsgd import AdaptiveOptimizer, PatientOptimizer, PerLayerOptimizer
 
@@ -140,13 +138,10 @@ def attack_study(
         make = PerLayerOptimizer
     elif privacy.clipping == "adaptive":
         make = partial(AdaptiveOptimizer, quantile=privacy.quantile, start=privacy.max_grad_norm)
-    model, weight = canary_model(canaries, privacy.max_grad_norm)
     return attack(
-        model,
-        weight,
+        target_of(protocol, privacy, canaries, path),
         spend,
         max_grad_norm=privacy.max_grad_norm,
-        canaries=canaries,
         make=make,
         fault=fault,
         progress=progress,
@@ -154,7 +149,7 @@ def attack_study(
 
 
 def _attacks(
-    protocol: StudyProtocol, canaries: int, fault: Fault, runs: int, *, quiet: bool
+    protocol: StudyProtocol, canaries: int, fault: Fault, path: AttackPath | None, runs: int, *, quiet: bool
 ) -> list[Observation]:
     """Run the attack as often as asked for."""
     from consilium.simulate import progress_bar
@@ -163,114 +158,4 @@ def _attacks(
     with progress_bar() as bar:
         bar.disable = quiet
         task = bar.add_task("attacking", total=runs * spend.steps)
-        return [attack_study(protocol, canaries, fault, lambda: bar.advance(task)) for _ in range(runs)]
-
-
-def _facts(
-    protocol: StudyProtocol,
-    spend: Spend,
-    privacy: PatientPrivacy,
-    claim: float,
-    fault: Fault,
-    powers: list[Power],
-    verdicts: list[Verdict],
-    refuted: bool,
-) -> dict[str, Any]:
-    return {
-        "study": protocol.study,
-        "protocol_hash": protocol.hash,
-        "fault": fault,
-        "sample_rate": spend.sample_rate,
-        "noise_multiplier": spend.noise_multiplier,
-        "steps": spend.steps,
-        "max_grad_norm": privacy.max_grad_norm,
-        "delta": privacy.delta,
-        "claimed_epsilon": claim,
-        "canaries": verdicts[0].canaries,
-        "guesses": verdicts[0].guesses,
-        "confidence": _CONFIDENCE,
-        "expected": [{"fault": p.fault, "lower_bound": p.bound, "detection": p.detection} for p in powers],
-        "runs": [
-            {"correct": v.correct, "lower_bound": v.lower_bound, "refuted": v.refuted} for v in verdicts
-        ],
-        "runs_needed": runs_needed(len(verdicts), _CONFIDENCE),
-        "refuted": refuted,
-    }
-
-
-def _show_power(
-    protocol: StudyProtocol,
-    spend: Spend,
-    delta: float,
-    claim: float,
-    canaries: int,
-    powers: list[Power],
-) -> None:
-    screen.print(
-        f"{protocol.study}: training claims epsilon {claim:.3f} at delta {delta:g} "
-        f"({spend.steps} steps, rate {spend.sample_rate:g}, sigma {spend.noise_multiplier:g})",
-        highlight=False,
-    )
-    table = Table(title=f"What to expect of {canaries} canaries, simulated beforehand", box=SIMPLE)
-    table.add_column("mechanism")
-    table.add_column("lower bound (mean)", justify="right")
-    table.add_column("claim refuted", justify="right")
-    for power in powers:
-        name = "as claimed" if power.fault == "none" else power.fault
-        table.add_row(name, f"{power.bound:.2f}", f"{power.detection:.0%} of runs")
-    screen.print(table)
-
-
-def _show_verdicts(verdicts: list[Verdict], fault: Fault, refuted: bool) -> None:
-    what = "the mechanism as it is" if fault == "none" else f"fault put in: {fault}"
-    table = Table(title=f"Attack on {what}", box=SIMPLE)
-    numbers = ("run", "claimed", "lower bound", "guesses", "correct")
-    for name in (*numbers, "verdict"):
-        table.add_column(name, justify="right" if name in numbers else "left", no_wrap=True)
-    for i, verdict in enumerate(verdicts, start=1):
-        table.add_row(
-            str(i),
-            f"{verdict.claim:.3f}",
-            f"{verdict.lower_bound:.3f}",
-            str(verdict.guesses),
-            str(verdict.correct),
-            "[bold red]the claim is refuted[/]" if verdict.refuted else "no violation found",
-        )
-    screen.print(table)
-    screen.print("each lower bound of epsilon holds with a confidence of 95 %", highlight=False)
-    if len(verdicts) > 1:
-        needed = runs_needed(len(verdicts), _CONFIDENCE)
-        screen.print(f"together they refute the claim if {needed} or more of {len(verdicts)} do")
-    if fault == "none" and not refuted:
-        screen.print(
-            "An audit can refute a claim and not prove it: docs/audit.md says what this one cannot see."
-        )
-
-
-def draw_scores(seen: Observation, verdict: Verdict, fault: Fault, path: Path) -> None:
-    """Draw the scores of canaries in and out of the cohort, and which were guessed, as PNG, SVG or PDF."""
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    from release.figures import BLUE, GREY, INK
-
-    figure = Figure(figsize=(7.0, 3.6), layout="constrained")
-    axes = figure.subplots()
-    edges = np.histogram_bin_edges(seen.scores, bins=40).tolist()
-    axes.hist(seen.scores[~seen.included], edges, color=GREY, alpha=0.65, label="left out")
-    axes.hist(seen.scores[seen.included], edges, color=BLUE, alpha=0.65, label="in the cohort")
-    ordered, half = np.sort(seen.scores), verdict.guesses // 2
-    axes.axvline(ordered[half - 1], color=INK, linestyle="--", linewidth=1)
-    axes.axvline(ordered[-half], color=INK, linestyle="--", linewidth=1, label="guessed beyond")
-    axes.set_xlabel("canary's coordinate, summed over all steps (clip norms)")
-    axes.set_ylabel("canaries")
-    what = "mechanism as it is" if fault == "none" else f"fault {fault}"
-    axes.set_title(
-        f"{what}: {verdict.correct} of {verdict.guesses} guesses right, epsilon at least "
-        f"{verdict.lower_bound:.2f}, claimed {verdict.claim:.2f}",
-        fontsize=10,
-        loc="left",
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+        return [attack_study(protocol, canaries, fault, lambda: bar.advance(task), path) for _ in range(runs)]

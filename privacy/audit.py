@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc, gammaln
 
+from contracts.errors import ConsiliumError
 from privacy.accountant import Spend
 
 Floats = NDArray[np.float64]
@@ -31,11 +32,44 @@ Bools = NDArray[np.bool_]
 Fault = Literal["none", "noise-off", "noise-tenth", "noise-half", "clip-off", "sampling-off"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 
+# Models that the attack goes through, each another branch of the code that clips (see docs/audit.md).
+AttackPath = Literal["logistic", "records", "perceptron", "recurrent", "convolution"]
+PATHS: tuple[AttackPath, ...] = get_args(AttackPath)
+_PATH_OF_MODEL: dict[str, AttackPath] = {
+    "cnn": "convolution",
+    "logistic": "logistic",
+    "lstm": "recurrent",
+    "mlp": "perceptron",
+    "multitask": "perceptron",
+}
+_MOST_RECORDS = 4  # of one patient in an attack: what is done with four is done with more
+
 NOISE_FACTOR: dict[Fault, float] = {"noise-off": 0.0, "noise-tenth": 0.1, "noise-half": 0.5}
 LOUDNESS = 100.0  # gradient norm of a canary before clipping, in clip norms (at least)
 _SHARES = (0.2, 0.5, 1.0)  # of the canaries that are guessed
 _MARGIN = 1.25  # by which the bound must be able to pass the claim
 _LARGEST = 60.0  # epsilon; e^60 is beyond what any number of canaries can show
+
+
+def path_of(model: str, max_records: int) -> AttackPath:
+    """Return the path that a study's training takes: `model` of the registry, `max_records` of one patient.
+
+    Raises:
+        ConsiliumError: E101, there is no such model.
+    """
+    if model not in _PATH_OF_MODEL:
+        raise ConsiliumError(
+            "E101", f"field 'model.name': {model!r}, expected one of {sorted(_PATH_OF_MODEL)}"
+        )
+    path = _PATH_OF_MODEL[model]
+    return "records" if path == "logistic" and max_records > 1 else path
+
+
+def records_on(path: AttackPath, max_records: int) -> int:
+    """Return how many records each patient of an attack has: as many as the study allows, up to four."""
+    if path == "logistic":
+        return 1
+    return max(min(max_records, _MOST_RECORDS), 2 if path == "records" else 1)
 
 
 def p_value(correct: int, guesses: int, canaries: int, epsilon: float, delta: float) -> float:
@@ -166,28 +200,42 @@ class Power:
     detection: float
 
 
-def simulated_scores(spend: Spend, fault: Fault, included: Bools, draws: np.random.Generator) -> Floats:
+def simulated_scores(
+    spend: Spend, fault: Fault, included: Bools, draws: np.random.Generator, height: float = 1.0
+) -> Floats:
     """Draw the scores of a run, in clip norms, from their exact distribution.
 
-    A canary scores the sum over steps of its noisy coordinate: included, it adds one clip norm for every
-    batch it is in (Binomial(steps, rate) of them); noise adds N(0, steps sigma^2).
+    A canary scores the sum over steps of the noisy sum along its own direction: included, it adds `height`
+    for every batch it is in (Binomial(steps, rate) of them); noise adds N(0, steps sigma^2).
+
+    Args:
+        height: what clipping leaves of a canary in its own layer, in clip norms: 1, or what per-layer
+            clipping gives to one layer.
     """
     sigma = spend.noise_multiplier * NOISE_FACTOR.get(fault, 1.0)
     rate = 1.0 if fault == "sampling-off" else spend.sample_rate
-    height = LOUDNESS if fault == "clip-off" else 1.0
+    height = LOUDNESS if fault == "clip-off" else height
     batches = draws.binomial(spend.steps, rate, len(included))
     noise = draws.normal(0.0, 1.0, len(included)) * sigma * math.sqrt(spend.steps)
     return np.asarray(height * included * batches + noise)
 
 
 def expected_power(
-    spend: Spend, *, claim: float, delta: float, canaries: int, confidence: float = 0.95, runs: int = 100
+    spend: Spend,
+    *,
+    claim: float,
+    delta: float,
+    canaries: int,
+    height: float = 1.0,
+    confidence: float = 0.95,
+    runs: int = 100,
 ) -> list[Power]:
     """Say what the audit will find: with the mechanism as claimed, and with each fault put in.
 
     Args:
         spend: sample rate, noise multiplier and all steps of the mechanism as claimed.
         claim: its epsilon at `delta`.
+        height: as of `simulated_scores`.
         runs: simulated audits of each mechanism.
     """
     draws = np.random.default_rng(0)  # a forecast that reads the same every time; no privacy rests on it
@@ -196,7 +244,7 @@ def expected_power(
         bounds = []
         for _ in range(runs):
             included = draws.random(canaries) < 0.5
-            scores = simulated_scores(spend, fault, included, draws)
+            scores = simulated_scores(spend, fault, included, draws, height)
             bounds.append(
                 judge(scores, included, claim=claim, delta=delta, confidence=confidence).lower_bound
             )

@@ -2,12 +2,13 @@
 
 The adversary of the DP-SGD proof is assumed in full: they know every patient but the canaries' coins, choose
 the model that each step starts from, and see every noisy mean. A gradient canary is a patient whose gradient
-lies along one coordinate that nobody else has and is far longer than the clip norm: no patient can show up
-more. The model stays where it is (learning rate 0), so that every step is attacked at the same place.
+lies along a direction of the first layer that nobody else has, and is far longer than the clip norm: no
+patient can show up more. The model stays where it is (learning rate 0), so that every step is attacked at the
+same place.
 
-What is attacked is the code that trains at a hospital: `PatientBatches` draws the batches from a noise
-stream, `patient_loader` reads them, and `make_private_patient` clips, adds, noises and divides. A fault, when
-one is asked for, is put around that code and exists only here.
+What is attacked is code that trains at a hospital: `PatientBatches` draws the batches from a noise stream,
+`patient_loader` reads them, and `make_private_patient` clips, adds, noises and divides. A fault, when one is
+asked for, is put around that code and exists only here.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import nn
 
 from contracts.version import CODE_VERSION
 from privacy.accountant import Spend
-from privacy.audit import LOUDNESS, NOISE_FACTOR, Bools, Fault, Floats
+from privacy.audit import NOISE_FACTOR, AttackPath, Bools, Fault, Floats
 from privacy.dpsgd import (
     PatientBatches,
     PatientOptimizer,
@@ -43,7 +44,8 @@ class Observation:
     """What the adversary saw, and the coins they are to guess.
 
     Attributes:
-        scores: float64 [canaries], in clip norms: the canary's coordinate of the noisy sum, added over steps.
+        scores: float64 [canaries], in clip norms: the noisy sum along the canary's own direction, added over
+            steps. What canaries share (the layers behind) is left out: it is the same for all of them.
         included: bool [canaries].
     """
 
@@ -51,22 +53,61 @@ class Observation:
     included: Bools
 
 
-def canary_input(max_grad_norm: float) -> float:
-    """Return the network input K of a canary on its own coordinate.
+@dataclass(frozen=True)
+class Target:
+    """A model that keeps canaries apart in one layer, made ready to be attacked.
 
-    At weights zero its gradient is sigmoid(0) K = K / 2 there and 1 / 2 on the intercept: at least `LOUDNESS`
-    clip norms, and so large that clipping leaves practically all of the clip norm on the coordinate.
+    Canary i is a patient all of whose records have a 1 as feature i and 0 elsewhere. It moves column
+    i // kinds of the layer in the way of its kind, i % kinds, and no other patient moves what it moves.
+
+    Attributes:
+        path: its name.
+        model: maps float32 [B, records, canaries + ORDINARY_FEATURES] to logits [B, records].
+        name, weight: of the layer's parameter [outputs, columns, ...]; 0 everywhere, so that what a canary
+            does to the model does not depend on how loud it is.
+        directions: float64 [kinds, outputs, taps], the canaries' own gradients there, each of length 1.
+        canaries: how many features are canaries'; the rest is the ordinary patients'.
+        records: of every patient.
+        layers: of the model that have parameters: into so many parts per-layer clipping divides.
     """
-    return 2.0 * LOUDNESS * max(max_grad_norm, 1.0)
+
+    path: AttackPath
+    model: nn.Module
+    name: str
+    weight: nn.Parameter
+    directions: torch.Tensor
+    canaries: int
+    records: int
+    layers: int
+
+
+def own_gradients(
+    model: nn.Module, weight: nn.Parameter, *, features: int, records: int, kinds: int
+) -> torch.Tensor:
+    """Gradients of one canary of each kind at `weight`, float64 [kinds, outputs, taps].
+
+    By plain autograd of the canary alone: nothing of the code under attack decides what is looked for.
+    """
+    found = []
+    for kind in range(kinds):
+        x = torch.zeros(1, records, features)
+        x[..., kind] = 1.0
+        loss = nn.functional.softplus(model(x)).mean()  # cross-entropy of patients without the event
+        (gradient,) = torch.autograd.grad(loss, weight)
+        found.append(_columns(gradient)[:, 0])
+    return torch.stack(found)
+
+
+def _columns(weight: torch.Tensor) -> torch.Tensor:
+    """[outputs, columns, ...] of a layer as float64 [outputs, columns, taps]."""
+    return weight.detach().to(torch.float64).reshape(*weight.shape[:2], -1)
 
 
 def attack(
-    model: nn.Module,
-    weight: torch.Tensor,
+    target: Target,
     spend: Spend,
     *,
     max_grad_norm: float,
-    canaries: int,
     make: Callable[..., PatientOptimizer] = PatientOptimizer,
     fault: Fault = "none",
     coins: np.random.Generator | None = None,
@@ -75,26 +116,21 @@ def attack(
     """Run every step of a study once, with canaries, and return their scores.
 
     Args:
-        model: maps float32 [B, 1, canaries + ORDINARY_FEATURES] to logits [B, 1]; a 1 on a canary's feature
-            must reach the network as `canary_input`, a 0 as 0. All its parameters are set to zero.
-        weight: the parameter [1, canaries + ...] of that model which has one coordinate for every feature.
+        target: not attacked before: its model is taken over.
         spend: sample rate, noise multiplier and all steps of the study.
         make: the study's way of clipping.
         coins: who is included, and the ordinary patients. The auditor's own: no privacy rests on them.
         progress: called after every step.
     """
     coins = coins or np.random.default_rng()
-    included = coins.random(canaries) < 0.5
-    cohort = _cohort(included, coins)
+    included = coins.random(target.canaries) < 0.5
+    cohort = _cohort(included, target.records, coins)
     sampling, noise = _streams(fault)
     rate = 1.0 if fault == "sampling-off" else spend.sample_rate
-    expected_batch_size = spend.sample_rate * (ORDINARY_PATIENTS + canaries / 2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
+    expected_batch_size = spend.sample_rate * (ORDINARY_PATIENTS + target.canaries / 2)
     private, optimizer = make_private_patient(
-        model,
-        torch.optim.SGD(model.parameters(), lr=0.0),
+        target.model,
+        torch.optim.SGD(target.model.parameters(), lr=0.0),
         noise_multiplier=spend.noise_multiplier,
         max_grad_norm=max_grad_norm,
         expected_batch_size=expected_batch_size,
@@ -103,7 +139,7 @@ def attack(
     )
     if fault == "clip-off":
         optimizer.clip_factors = torch.ones_like  # type: ignore[method-assign, assignment]
-    seen = torch.zeros(canaries, dtype=torch.float64)
+    seen = torch.zeros_like(_columns(target.weight))
     loader = patient_loader(cohort, PatientBatches(len(cohort), rate, spend.steps, sampling))
     with one_thread():
         for x, mask, y in loader:
@@ -111,10 +147,11 @@ def attack(
             patient_loss(private(x), y, mask).backward()  # type: ignore[no-untyped-call]
             unit = optimizer.clip_norm() / expected_batch_size  # public, and moving with adaptive clipping
             optimizer.step()
-            assert weight.grad is not None
-            seen += weight.grad.detach()[0, :canaries].to(torch.float64) / unit
+            assert target.weight.grad is not None
+            seen += _columns(target.weight.grad) / unit
             progress()
-    return Observation(seen.numpy(), included)
+    scores = torch.einsum("oct,kot->ck", seen, target.directions).flatten()[: target.canaries]
+    return Observation(scores.numpy(), included)
 
 
 @contextmanager
@@ -128,12 +165,13 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _cohort(included: Bools, coins: np.random.Generator) -> Patients:
-    """The included canaries and the ordinary patients, one record each, none of them with the event."""
+def _cohort(included: Bools, records: int, coins: np.random.Generator) -> Patients:
+    """The included canaries and the ordinary patients, none of them with the event."""
     canaries, present = len(included), np.flatnonzero(included)
-    x = np.zeros((len(present) + ORDINARY_PATIENTS, 1, canaries + ORDINARY_FEATURES), dtype=np.float32)
-    x[np.arange(len(present)), 0, present] = 1.0
-    x[len(present) :, 0, canaries:] = coins.uniform(-1.0, 1.0, (ORDINARY_PATIENTS, ORDINARY_FEATURES))
+    patients = len(present) + ORDINARY_PATIENTS
+    x = np.zeros((patients, records, canaries + ORDINARY_FEATURES), dtype=np.float32)
+    x[np.arange(len(present)), :, present] = 1.0
+    x[len(present) :, :, canaries:] = coins.uniform(-1, 1, (ORDINARY_PATIENTS, records, ORDINARY_FEATURES))
     mask, y = np.ones(x.shape[:2], dtype=bool), np.zeros(x.shape[:2], dtype=np.float32)
     return Patients(*(torch.from_numpy(part) for part in (x, mask, y)))
 

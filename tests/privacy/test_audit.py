@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from scipy.stats import binom
 
-from consilium.audit import attack_study, audited, canary_model
+from consilium.audit import attack_study, audited
+from consilium.canary_models import canary_target
+from contracts.study import StudyProtocol
 from privacy.accountant import Spend, epsilon
 from privacy.audit import (
     FAULTS,
@@ -30,7 +33,7 @@ from tests.factories import tiny_study
 
 CANARIES, DELTA, CLIP = 1000, 1e-5, 2.0
 PRIVACY = {"mode": "patient", "epsilon": 3.0, "delta": DELTA, "max_grad_norm": CLIP}
-FIELDS = {
+FIELDS: dict[str, Any] = {
     "training": {"steps": 50, "sample_rate": 0.1, "learning_rate": 0.5, "normalisation": "declared"},
     "rounds": 3,
     "privacy": PRIVACY,
@@ -38,10 +41,9 @@ FIELDS = {
 STUDY = tiny_study(**FIELDS)
 
 
-def verdict(fault: Fault, **privacy: str) -> Verdict:
+def verdict(fault: Fault, study: StudyProtocol = STUDY) -> Verdict:
     """Attack the real mechanism once, with the noise and all steps of the study, and judge what was seen."""
-    study = STUDY if not privacy else tiny_study(**(FIELDS | {"privacy": PRIVACY | privacy}))
-    seen = attack_study(study, CANARIES, fault)
+    seen = attack_study(study, CANARIES, fault, path="logistic")
     return judge(seen.scores, seen.included, claim=epsilon([audited(study)[1]], DELTA), delta=DELTA)
 
 
@@ -151,7 +153,7 @@ def test_scores_of_the_real_mechanism_have_the_distribution_that_the_power_was_s
     fault: Fault,
 ) -> None:
     _, spend = audited(STUDY)
-    seen = attack_study(STUDY, CANARIES, fault)
+    seen = attack_study(STUDY, CANARIES, fault, path="logistic")
     expected = simulated_scores(spend, fault, seen.included, np.random.default_rng())
     for group in (seen.included, ~seen.included):
         n = int(group.sum())
@@ -161,19 +163,12 @@ def test_scores_of_the_real_mechanism_have_the_distribution_that_the_power_was_s
 
 
 def test_the_canaries_see_every_step_and_the_coins_are_fair() -> None:
-    model, weight = canary_model(CANARIES, CLIP)
-    steps = []
-    seen = attack(
-        model,
-        weight,
-        Spend(0.1, 1.0, 7),
-        max_grad_norm=CLIP,
-        canaries=CANARIES,
-        progress=lambda: steps.append(1),
-    )
+    target = canary_target("logistic", CANARIES, CLIP, records=1)
+    steps: list[int] = []
+    seen = attack(target, Spend(0.1, 1.0, 7), max_grad_norm=CLIP, progress=lambda: steps.append(1))
     assert len(steps) == 7
     assert abs(seen.included.mean() - 0.5) < 6 * 0.5 / math.sqrt(CANARIES)
-    assert not weight.detach().any()  # the model did not move: every step was attacked at the same place
+    assert not target.weight.detach().any()  # the model did not move: every step was attacked at one place
 
 
 @pytest.mark.slow
@@ -198,7 +193,8 @@ def test_batches_of_everybody_are_refuted() -> None:
 
 @pytest.mark.parametrize("clipping", ["per-layer", "adaptive"])
 def test_the_other_ways_of_clipping_are_attacked_as_well(clipping: str) -> None:
-    sound = verdict("none", clipping=clipping)
+    study = tiny_study(**(FIELDS | {"privacy": PRIVACY | {"clipping": clipping}}))
+    sound = verdict("none", study=study)
     assert 0.3 < sound.lower_bound < sound.claim
-    assert verdict("clip-off", clipping=clipping).refuted
-    assert verdict("noise-tenth", clipping=clipping).refuted
+    assert verdict("clip-off", study=study).refuted
+    assert verdict("noise-tenth", study=study).refuted
