@@ -1,0 +1,165 @@
+"""What the bytes of a damaged ledger still prove to be spent.
+
+Behind a damage the chain does not hold any more, but each line can be judged by itself. A line that a key of
+the site signed is **found**: it was spent. A line that shows a triple and does not verify is a **hint**: it
+was changed, and what it shows is the least that anybody may assume. What is known to be missing beyond these
+is **unknown**. `privacy/restoration.py` says what follows for a restore.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from contracts.canonical import digest
+from contracts.errors import ConsiliumError
+from contracts.signing import verify_bytes
+from privacy.accountant import Spend, epsilon
+from privacy.chain import History, Record, acceptance_bytes, parse_line
+
+# At these an epsilon must be stated of everything, or no later reservation could be judged.
+_DELTAS = (1e-5, 1e-6)
+
+
+@dataclass(frozen=True)
+class Charge:
+    """A triple to be written off, and the study it was spent on where that is known."""
+
+    spend: Spend
+    study: str | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is wrong with a ledger's files.
+
+    Attributes:
+        damaged: no ledger could be opened from them.
+        carried: spent in a ledger that cannot be continued, since its key has left: charged anew in any case.
+        found: spent according to signed lines behind the damage.
+        hints: lines that show a triple but were changed, with their numbers in the file.
+        unknown: how many entries are missing that no line tells of, at least.
+    """
+
+    damaged: bool = False
+    carried: tuple[Charge, ...] = ()
+    found: tuple[Charge, ...] = ()
+    hints: tuple[tuple[int, Record], ...] = ()
+    unknown: int = 0
+
+    @property
+    def spending(self) -> bool:
+        """Say whether the files prove, or do not let exclude, that something spent is lost."""
+        return bool(self.found or self.hints or self.unknown)
+
+
+@dataclass
+class _Lines:
+    """The lines behind a damage, sorted by what they prove."""
+
+    signed: dict[str, Record] = field(default_factory=dict)  # by digest
+    changed: list[tuple[int, Record]] = field(default_factory=list)  # with the number of the line
+
+
+def judge(kept: History, rest: bytes, key: str, head: tuple[int, str] | None) -> Loss:
+    """Judge what lies behind the longest beginning of a ledger that verifies.
+
+    Args:
+        kept: that beginning.
+        rest: the bytes behind it.
+        key: the site's public key of now.
+        head: length and last digest according to the head file; None where it says nothing.
+    """
+    lines = _sorted(kept, rest, key)
+    known = {r.entry.commitment for r in (*kept.records, *lines.signed.values())}
+    hints = [
+        (number, record)
+        for number, record in lines.changed
+        if record.spend is not None and record.entry.commitment not in known and statable([record.spend])
+    ]
+    hinted = {number for number, _ in hints}
+    told = {record.entry.sequence for record in lines.signed.values()}
+    told |= {record.entry.sequence for number, record in lines.changed if number in hinted}
+    # Not even a length behind a damage proves more than it says: the first entry spends nothing.
+    length = max([*(r.entry.sequence + 1 for r in lines.signed.values()), head[0] if head else 0])
+    missing = set(range(max(1, len(kept.records)), length)) - told
+    agrees = head is None or kept.head(min(head[0], len(kept.records))) == head[1]
+    if not agrees and head is not None and head[1] not in lines.signed and not (missing or hints):
+        missing = {length}  # another chain: how much longer it was nobody knows
+    return Loss(
+        damaged=not agrees or bool(rest[: rest.rfind(b"\n") + 1]),
+        found=pooled(lines.signed.values()),
+        hints=tuple(hints),
+        unknown=len(missing),
+    )
+
+
+def pooled(records: Iterable[Record]) -> tuple[Charge, ...]:
+    """What some records spent, with equal pairs of one study added up."""
+    steps: dict[tuple[float, float, str | None], int] = {}
+    for record in records:
+        if (spend := record.spend) is not None:
+            opened = record.opening is not None and digest(record.opening) == record.entry.commitment
+            study = record.opening.study if opened and record.opening is not None else None
+            pair = (spend.sample_rate, spend.noise_multiplier, study)
+            steps[pair] = steps.get(pair, 0) + spend.steps
+    return tuple(Charge(Spend(rate, noise, n), study) for (rate, noise, study), n in steps.items())
+
+
+def statable(spends: Sequence[Spend]) -> bool:
+    """Say whether the accountant states a finite epsilon of some spends."""
+    try:
+        return all(epsilon(spends, delta) < float("inf") for delta in _DELTAS)
+    except ConsiliumError:
+        return False
+
+
+def _sorted(kept: History, rest: bytes, key: str) -> _Lines:
+    parsed = []
+    for number, line in enumerate(rest.split(b"\n"), len(kept.records) + 1):
+        record = _parsed(line, number)
+        if record is not None:  # else it is missed by its sequence
+            parsed.append((number, record))
+    lines, keys = _Lines(), _keys(kept, [record for _, record in parsed], key)
+    for number, record in parsed:
+        signed, entry = record.signed, record.entry
+        valid = verify_bytes(signed.signed_bytes(), signed.signature, signed.key)
+        if signed.type != "LedgerEntry" or record.digest in kept.heads:
+            continue
+        if valid and (signed.signer, entry.lineage) != (kept.site, kept.lineage):
+            continue  # of another ledger, by its own signature
+        if valid and signed.key in keys and entry.site == kept.site:
+            lines.signed.setdefault(record.digest, record)
+        else:
+            lines.changed.append((number, record))
+    return lines
+
+
+def _parsed(line: bytes, number: int) -> Record | None:
+    """The record of a line, without its opening where that cannot be read; None where nothing can."""
+    try:
+        return parse_line(line, number)
+    except ConsiliumError:
+        pass
+    try:
+        return parse_line(json.dumps({"entry": json.loads(line)["entry"]}).encode(), number)
+    except (ConsiliumError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _keys(kept: History, records: Sequence[Record], key: str) -> set[str]:
+    """The site's keys: those of the beginning, the one of now, and what is tied to them by a rotation."""
+    keys, grew = {*kept.keys, key}, True
+    rotations = [
+        (record.signed.key, record.entry.new_key)
+        for record in records
+        if record.entry.new_key is not None
+        and record.entry.acceptance is not None
+        and verify_bytes(record.signed.signed_bytes(), record.signed.signature, record.signed.key)
+        and verify_bytes(acceptance_bytes(record.entry), record.entry.acceptance, record.entry.new_key)
+    ]
+    while grew:
+        tied = {k for pair in rotations if keys.intersection(pair) for k in pair}
+        keys, grew = keys | tied, not tied <= keys
+    return keys
