@@ -39,7 +39,7 @@ class Loss:
         carried: spent in a ledger that cannot be continued, since its key has left: charged anew in any case.
         found: spent according to signed lines behind the damage.
         hints: lines that show a triple but were changed, with their numbers in the file.
-        unknown: how many entries are missing that no line tells of, at least.
+        unknown: how many entries there were at least that no readable line tells of.
     """
 
     damaged: bool = False
@@ -48,11 +48,6 @@ class Loss:
     hints: tuple[tuple[int, Record], ...] = ()
     unknown: int = 0
 
-    @property
-    def spending(self) -> bool:
-        """Say whether the files prove, or do not let exclude, that something spent is lost."""
-        return bool(self.found or self.hints or self.unknown)
-
 
 @dataclass
 class _Lines:
@@ -60,6 +55,7 @@ class _Lines:
 
     signed: dict[str, Record] = field(default_factory=dict)  # by digest
     changed: list[tuple[int, Record]] = field(default_factory=list)  # with the number of the line
+    mute: set[int] = field(default_factory=set)  # numbers of lines that prove nothing: changed or unreadable
 
 
 def judge(kept: History, rest: bytes, key: str, head: tuple[int, str] | None) -> Loss:
@@ -78,21 +74,35 @@ def judge(kept: History, rest: bytes, key: str, head: tuple[int, str] | None) ->
         for number, record in lines.changed
         if record.spend is not None and record.entry.commitment not in known and statable([record.spend])
     ]
-    hinted = {number for number, _ in hints}
-    told = {record.entry.sequence for record in lines.signed.values()}
-    told |= {record.entry.sequence for number, record in lines.changed if number in hinted}
-    # Not even a length behind a damage proves more than it says: the first entry spends nothing.
-    length = max([*(r.entry.sequence + 1 for r in lines.signed.values()), head[0] if head else 0])
-    missing = set(range(max(1, len(kept.records)), length)) - told
     agrees = head is None or kept.head(min(head[0], len(kept.records))) == head[1]
-    if not agrees and head is not None and head[1] not in lines.signed and not (missing or hints):
-        missing = {length}  # another chain: how much longer it was nobody knows
+    whole = rest[: rest.rfind(b"\n") + 1]
+    mute = set(lines.mute)
+    if head is not None:
+        mute.discard(1)  # the genesis, which spends nothing
+        if agrees and len(whole) < len(rest):
+            mute.discard(len(kept.records) + whole.count(b"\n") + 1)  # half a line was never answered for
     return Loss(
-        damaged=not agrees or bool(rest[: rest.rfind(b"\n") + 1]),
+        damaged=not agrees or bool(whole),
         found=pooled(lines.signed.values()),
         hints=tuple(hints),
-        unknown=len(missing),
+        unknown=max(
+            _missing(kept, lines, [record for _, record in hints], head, agrees=agrees),
+            len(mute.difference(number for number, _ in hints)),
+        ),
     )
+
+
+def _missing(
+    kept: History, lines: _Lines, hints: list[Record], head: tuple[int, str] | None, *, agrees: bool
+) -> int:
+    """How many entries are missed by their place in the chain."""
+    first = max(1, len(kept.records))  # the very first spends nothing
+    told = {record.entry.sequence for record in (*lines.signed.values(), *hints)}
+    length = max([*(r.entry.sequence + 1 for r in lines.signed.values()), head[0] if head else 0])
+    missing = max(0, length - first) - sum(first <= sequence < length for sequence in told)
+    if missing or agrees or hints or head is None or head[1] in lines.signed:
+        return missing
+    return 1  # another chain: how much longer it was nobody knows
 
 
 def pooled(records: Iterable[Record]) -> tuple[Charge, ...]:
@@ -116,22 +126,25 @@ def statable(spends: Sequence[Spend]) -> bool:
 
 
 def _sorted(kept: History, rest: bytes, key: str) -> _Lines:
-    parsed = []
-    for number, line in enumerate(rest.split(b"\n"), len(kept.records) + 1):
-        record = _parsed(line, number)
-        if record is not None:  # else it is missed by its sequence
-            parsed.append((number, record))
-    lines, keys = _Lines(), _keys(kept, [record for _, record in parsed], key)
+    numbered = [(n, line) for n, line in enumerate(rest.split(b"\n"), len(kept.records) + 1) if line]
+    parsed = [(number, _parsed(line, number)) for number, line in numbered]
+    lines, keys = _Lines(), _keys(kept, [record for _, record in parsed if record is not None], key)
     for number, record in parsed:
-        signed, entry = record.signed, record.entry
-        valid = verify_bytes(signed.signed_bytes(), signed.signature, signed.key)
-        if signed.type != "LedgerEntry" or record.digest in kept.heads:
+        if record is None:
+            lines.mute.add(number)
             continue
-        if valid and (signed.signer, entry.lineage) != (kept.site, kept.lineage):
+        signed, entry = record.signed, record.entry
+        valid = signed.type == "LedgerEntry" and verify_bytes(
+            signed.signed_bytes(), signed.signature, signed.key
+        )
+        if record.digest in kept.heads:
+            continue
+        if valid and (entry.site, entry.lineage) != (kept.site, kept.lineage):
             continue  # of another ledger, by its own signature
-        if valid and signed.key in keys and entry.site == kept.site:
+        if valid and signed.signer == entry.site and signed.key in keys:
             lines.signed.setdefault(record.digest, record)
         else:
+            lines.mute.add(number)
             lines.changed.append((number, record))
     return lines
 
