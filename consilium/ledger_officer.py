@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -82,9 +83,9 @@ def restore(
     charged: a refusal names it and the command that does.
     """
     with reporting_refusals(json):
-        from contracts.signing import SigningKey
         from privacy.ledger import Ledger
         from privacy.restoration import ChargesMissing
+        from site_runtime.rotation import key_to_restore
 
         place = find_site(site, home)
         owner, name = _which(place, lineage)
@@ -95,7 +96,7 @@ def restore(
                 "expected --spend RATE,SIGMA,STEPS for what was lost, --spend-found for what can still be "
                 "read, or --nothing-lost",
             )
-        ledger = place.ledger(name), owner, name, SigningKey.load(owner, place.signing_key)
+        ledger = place.ledger(name), owner, name, key_to_restore(place, owner, name)
         loss = Ledger.loss(*ledger)
         told = [charge.spend for charge in (*loss.carried, *(loss.found if spend_found else ()))] + charges
         what = f"charge {_words(told)}" if told else "state that nothing that was spent is lost"
@@ -113,9 +114,9 @@ def restore(
             )
         except ChargesMissing as error:
             again = ["consilium", "ledger", "restore", "--head", head, *error.options]
-            given = {"--study": study, "--lineage": lineage, "--site": site, "--home": home}
-            decision = {"--officer": officer, "--reason": reason, **given}
-            again += [part for k, v in decision.items() if v is not None for part in (k, str(v))]
+            where = {"--lineage": lineage, "--site": site, "--home": home}
+            given = {"--officer": officer, "--reason": reason, **where}
+            again += [part for k, v in given.items() if v is not None for part in (k, str(v))]
             raise ConsiliumError("E417", f"{error.detail}. At least:\n{shlex.join(again)}") from error
         _report(restored, name, len(told) + 1, json)
 
@@ -184,7 +185,9 @@ def _spends(texts: list[str] | None) -> list[Spend]:
 
 def _words(charges: list[Spend]) -> str:
     return "; ".join(
-        f"rate {c.sample_rate:g}, noise {c.noise_multiplier:g}, {c.steps} steps" for c in charges
+        (f"{n} times " if n > 1 else "")
+        + f"rate {c.sample_rate:g}, noise {c.noise_multiplier:g}, {c.steps} steps"
+        for c, n in Counter(charges).items()
     )
 
 

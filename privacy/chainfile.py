@@ -32,7 +32,7 @@ from contracts.signing import SigningKey, first_problem
 from durable.files import write_atomic
 from privacy.chain import ROOT, History, Record, acceptance_bytes, parse_line
 from privacy.headfile import HeadFile, open_plain, read_plain, sync
-from privacy.salvage import Loss, judge, pooled
+from privacy.salvage import Loss, charges_of, judge
 
 _LOCK_SECONDS = 30.0
 
@@ -96,7 +96,7 @@ class ChainFile:
             if data is not None and head is None:
                 loss = replace(loss, damaged=True)
             if data is not None and self._key.public not in (self.history.keys or [self._key.public]):
-                loss = replace(loss, damaged=True, carried=pooled(self.history.records))
+                loss = replace(loss, damaged=True, carried=charges_of(self.history.records))
                 self.forget()
             self._check_key()
             self._unusable = loss.damaged

@@ -6,6 +6,7 @@ which no epsilon can be stated.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from contracts.errors import ConsiliumError
@@ -42,7 +43,7 @@ def charges_for(
     owed = [*(c.spend for c in (() if spend_found else loss.found)), *_shown(loss)]
     short, spare = _covered(owed, stated)
     if short or (loss.unknown and not spare):
-        raise ChargesMissing(_in_words(loss, short), _options(loss))
+        raise ChargesMissing(_in_words(loss, short), _options(loss, study))
     if not (stated or found or nothing_lost):
         raise ConsiliumError("E417", "nothing was found to charge, expected --spend or --nothing-lost")
     return [*found, *(Charge(spend, study) for spend in stated)]
@@ -125,11 +126,15 @@ def _steps(spends: Sequence[Spend]) -> dict[tuple[float, float], int]:
     return steps
 
 
-def _options(loss: Loss) -> tuple[str, ...]:
-    hints = [as_option(Spend(*pair, n)) for pair, n in _steps(_shown(loss)).items()]
+def _options(loss: Loss, study: str | None) -> tuple[str, ...]:
+    named = {record.opening.study for _, record in loss.hints if record.opening is not None}
+    if study is None and len(named) == 1:
+        study = named.pop()
     found = ["--spend-found"] if loss.found else []
+    hints = [as_option(spend) for spend in _shown(loss)]
     unknown = ["--spend RATE,SIGMA,STEPS"] if loss.unknown else []
-    return tuple(part for option in (*found, *hints, *unknown) for part in option.split(" "))
+    whose = [f"--study {study}"] if study is not None else []
+    return tuple(part for option in (*found, *hints, *unknown, *whose) for part in option.split(" "))
 
 
 def _in_words(loss: Loss, short: Sequence[Spend]) -> str:
@@ -137,7 +142,8 @@ def _in_words(loss: Loss, short: Sequence[Spend]) -> str:
     if short:
         parts.append(f"not charged: {' '.join(map(as_option, short))}")
     if loss.found:
-        found = ", ".join(f"{triple(c.spend)} ({c.study or 'no study'})" for c in loss.found[:_NAMED])
+        counted = Counter(loss.found).most_common(_NAMED)
+        found = ", ".join(f"{n} x {triple(c.spend)} ({c.study or 'no study'})" for c, n in counted)
         parts.append(f"signed lines behind the damage spent {found}")
     for (number, record), spend in zip(loss.hints[:_NAMED], _shown(loss), strict=False):
         opening = record.opening

@@ -83,7 +83,7 @@ def judge(kept: History, rest: bytes, key: str, head: tuple[int, str] | None) ->
             mute.discard(len(kept.records) + whole.count(b"\n") + 1)  # half a line was never answered for
     return Loss(
         damaged=not agrees or bool(whole),
-        found=pooled(lines.signed.values()),
+        found=charges_of(lines.signed.values()),
         hints=tuple(hints),
         unknown=max(
             _missing(kept, lines, [record for _, record in hints], head, agrees=agrees),
@@ -105,16 +105,15 @@ def _missing(
     return 1  # another chain: how much longer it was nobody knows
 
 
-def pooled(records: Iterable[Record]) -> tuple[Charge, ...]:
-    """What some records spent, with equal pairs of one study added up."""
-    steps: dict[tuple[float, float, str | None], int] = {}
-    for record in records:
-        if (spend := record.spend) is not None:
-            opened = record.opening is not None and digest(record.opening) == record.entry.commitment
-            study = record.opening.study if opened and record.opening is not None else None
-            pair = (spend.sample_rate, spend.noise_multiplier, study)
-            steps[pair] = steps.get(pair, 0) + spend.steps
-    return tuple(Charge(Spend(rate, noise, n), study) for (rate, noise, study), n in steps.items())
+def charges_of(records: Iterable[Record]) -> tuple[Charge, ...]:
+    """What some records spent, each by itself: whoever knows the plans looks for the same triples again."""
+    return tuple(Charge(r.spend, _study_of(r)) for r in records if r.spend is not None)
+
+
+def _study_of(record: Record) -> str | None:
+    """The study that an opening names, if it is the one that the entry commits to."""
+    opening = record.opening
+    return opening.study if opening is not None and digest(opening) == record.entry.commitment else None
 
 
 def statable(spends: Sequence[Spend]) -> bool:
