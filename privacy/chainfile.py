@@ -52,9 +52,8 @@ class ChainFile:
         self.history = History(self.site, self.lineage)
         self._verified = bytearray()
         self._seen: tuple[int, ...] | None = None  # state of the file when it held `_verified`
-        # Of a file that is being restored: it could not be opened; what it held, if that will be cut.
-        self._unusable = False
-        self._cut: bytes | None = None
+        self._unusable = False  # it is being restored and could not be opened
+        self._cut: bytes | None = None  # all it held, if the next append cuts some of it off
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -88,10 +87,9 @@ class ChainFile:
                 except ConsiliumError:
                     break
                 self._verified += line
-            try:
+            head = None
+            with suppress(ConsiliumError):
                 head = self._head.read()
-            except ConsiliumError:
-                head = None
             loss = judge(self.history, (data or b"")[len(self._verified) :], self._key.public, head)
             if data is not None and head is None:
                 loss = replace(loss, damaged=True)
@@ -145,8 +143,7 @@ class ChainFile:
             for record in records:
                 self.history.take(record)
         except BaseException:
-            # Whatever came of it, the files say it.
-            self.forget()
+            self.forget()  # whatever came of it, the files say it
             with suppress(ConsiliumError, OSError):
                 self._refresh()
             raise
@@ -158,10 +155,12 @@ class ChainFile:
         """Put a whole new file in the place of the old one, or a first one."""
         if self._cut is not None:
             self._set_aside(self._cut)
+        draft = self.path.with_suffix(".next")
+        write_atomic(draft, bytes(self._verified) + lines)
         if self._unusable:
             # First: a crash before the file leaves what is as unusable as before and shows all it showed.
             self._head.create(length, head)
-        write_atomic(self.path, bytes(self._verified) + lines)
+        os.replace(draft, self.path)
         sync(self.path.parent)
         if not self._unusable:
             self._head.write(length, head)

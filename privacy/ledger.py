@@ -48,11 +48,7 @@ class Ledger:
 
     @classmethod
     def loss(cls, path: Path, site: str, lineage: str, key: SigningKey) -> Loss:
-        """Say what a restore would find wrong with a ledger, and must charge. Writes nothing.
-
-        Raises:
-            ConsiliumError: E402, as `restored`.
-        """
+        """Say what a restore would find wrong with a ledger, and must charge. Writes nothing."""
         with ChainFile(path, site, lineage, key).salvaged() as found:
             pass
         return found

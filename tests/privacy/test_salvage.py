@@ -263,6 +263,36 @@ def test_a_restore_that_dies_at_any_moment_is_done_or_is_still_to_do(
     assert finished and effect > 5
 
 
+def test_all_that_is_found_can_be_charged_after_a_crash_too(
+    tmp_path: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the head file was written already, one charge more is asked for: never one less."""
+    finished = False
+    for effect in range(1, 40):
+        path = tmp_path / str(effect) / "population.jsonl"
+        seen = filled(path, key).head
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join([*lines[:3], *lines[2:]]))
+        with monkeypatch.context() as patched:
+            _die_before(patched, effect)
+            try:
+                restored(path, key, seen, spend_found=True)
+                finished = True
+                break
+            except KeyboardInterrupt:
+                pass
+        try:
+            ledger = Ledger(path, "alpha", "population", key)
+        except ConsiliumError:
+            try:
+                ledger = restored(path, key, seen, spend_found=True)
+            except ChargesMissing as error:
+                ledger = restored_as_advised(path, key, seen, error)
+        ledger.check_head(seen)
+        assert steps(ledger) - steps_of([NOTHING]) == {(0.1, 1.5): 50, (0.2, 2.0): 7}, effect
+    assert finished and effect > 5
+
+
 def test_several_charges_are_written_all_or_none_at_any_moment(
     tmp_path: Path, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
