@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -51,8 +53,7 @@ def write_off(
             raise ConsiliumError("E417", "nothing to charge, expected --spend RATE,SIGMA,STEPS")
         _ask(f"Charge {_words(charges)} to lineage {name}, for ever?", yes, json)
         ledger = Ledger(place.ledger(name), owner, name, SigningKey.load(owner, place.signing_key))
-        for charge in charges:
-            ledger.write_off(charge, officer=officer, reason=reason, study=study)
+        ledger.write_off(*charges, officer=officer, reason=reason, study=study)
         _report(ledger, name, len(charges), json)
 
 
@@ -61,6 +62,10 @@ def restore(
     reason: Reason,
     head: Annotated[str, typer.Option(help="The last head of this ledger that the coordinator has seen.")],
     spend: Spends = None,
+    spend_found: Annotated[
+        bool,
+        typer.Option("--spend-found", help="Charge what signed lines behind the damage spent, besides."),
+    ] = False,
     nothing_lost: Annotated[
         bool, typer.Option("--nothing-lost", help="State that the lost entries spent nothing.")
     ] = False,
@@ -74,34 +79,46 @@ def restore(
     """Make a ledger usable that lost entries, charging at least what they may have spent.
 
     Put the newest copy of the ledger and of its .head file back first, if there is one. What still verifies
-    is kept; what is cut off stays beside it under another name.
+    is kept; what is cut off stays beside it under another name. What is cut off and still readable must be
+    charged: a refusal names it and the command that does.
     """
     with reporting_refusals(json):
-        from contracts.signing import SigningKey
         from privacy.ledger import Ledger
+        from privacy.restoration import ChargesMissing
+        from site_runtime.rotation import key_to_restore
 
         place = find_site(site, home)
         owner, name = _which(place, lineage)
         charges = _spends(spend)
-        if bool(charges) == nothing_lost:
+        if (bool(charges) or spend_found) == nothing_lost:
             raise ConsiliumError(
-                "E417", "expected --spend RATE,SIGMA,STEPS for what was lost, or --nothing-lost"
+                "E417",
+                "expected --spend RATE,SIGMA,STEPS for what was lost, --spend-found for what can still be "
+                "read, or --nothing-lost",
             )
-        what = f"charge {_words(charges)}" if charges else "state that nothing that was spent is lost"
+        ledger = place.ledger(name), owner, name, key_to_restore(place, owner, name)
+        loss = Ledger.loss(*ledger)
+        told = [charge.spend for charge in (*loss.carried, *(loss.found if spend_found else ()))] + charges
+        what = f"charge {_words(told)}" if told else "state that nothing that was spent is lost"
         _ask(f"Restore lineage {name} and {what}?", yes, json)
-        ledger = Ledger.restored(
-            place.ledger(name),
-            owner,
-            name,
-            SigningKey.load(owner, place.signing_key),
-            lost_head=head,
-            charges=charges,
-            nothing_lost=nothing_lost,
-            officer=officer,
-            reason=reason,
-            study=study,
-        )
-        _report(ledger, name, len(charges) + 1, json)
+        try:
+            restored = Ledger.restored(
+                *ledger,
+                lost_head=head,
+                charges=charges,
+                spend_found=spend_found,
+                nothing_lost=nothing_lost,
+                officer=officer,
+                reason=reason,
+                study=study,
+            )
+        except ChargesMissing as error:
+            again = ["consilium", "ledger", "restore", "--head", head, *error.options]
+            where = {"--lineage": lineage, "--site": site, "--home": home}
+            given = {"--officer": officer, "--reason": reason, **where}
+            again += [part for k, v in given.items() if v is not None for part in (k, str(v))]
+            raise ConsiliumError("E417", f"{error.detail}. At least:\n{shlex.join(again)}") from error
+        _report(restored, name, len(told) + 1, json)
 
 
 def rotate(
@@ -143,7 +160,9 @@ def _which(home: SiteHome, lineage: str | None) -> tuple[str, str]:
 
     config = load_site(home)
     own = config.governance.lineage
-    known = {own, *(path.stem for path in home.ledger("any").parent.glob("*.jsonl"))}
+    folder = home.ledger("any").parent
+    # A head without its ledger is a ledger that was deleted.
+    known = {own, *(path.stem for kind in ("jsonl", "head") for path in folder.glob(f"*.{kind}"))}
     if lineage is not None and lineage not in known:
         raise ConsiliumError("E417", f"lineage {lineage!r}, expected one of {', '.join(sorted(known))}")
     return config.site, lineage or own
@@ -166,7 +185,9 @@ def _spends(texts: list[str] | None) -> list[Spend]:
 
 def _words(charges: list[Spend]) -> str:
     return "; ".join(
-        f"rate {c.sample_rate:g}, noise {c.noise_multiplier:g}, {c.steps} steps" for c in charges
+        (f"{n} times " if n > 1 else "")
+        + f"rate {c.sample_rate:g}, noise {c.noise_multiplier:g}, {c.steps} steps"
+        for c, n in Counter(charges).items()
     )
 
 

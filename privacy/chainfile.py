@@ -18,8 +18,8 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +30,13 @@ from contracts.errors import ConsiliumError
 from contracts.ledger import LedgerEntry, LedgerOpening
 from contracts.signing import SigningKey, first_problem
 from durable.files import write_atomic
-from privacy.accountant import Spend
 from privacy.chain import ROOT, History, Record, acceptance_bytes, parse_line
 from privacy.headfile import HeadFile, open_plain, read_plain, sync
+from privacy.salvage import Loss, charges_of, judge
 
 _LOCK_SECONDS = 30.0
 
 Draft = tuple[dict[str, Any], LedgerOpening]  # what an entry says besides its place in the chain
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What is wrong with a ledger's files, and how many entries they prove to be lost (perhaps more are).
-
-    `carried` was spent in a ledger that cannot be continued, since its key has left: to be charged anew.
-    """
-
-    damaged: bool
-    entries: int
-    carried: tuple[Spend, ...] = ()
 
 
 class ChainFile:
@@ -64,7 +52,8 @@ class ChainFile:
         self.history = History(self.site, self.lineage)
         self._verified = bytearray()
         self._seen: tuple[int, ...] | None = None  # state of the file when it held `_verified`
-        self._anew = False  # the next append takes the place of the file
+        self._unusable = False  # it is being restored and could not be opened
+        self._cut: bytes | None = None  # all it held, if the next append cuts some of it off
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -81,8 +70,8 @@ class ChainFile:
     def salvaged(self) -> Iterator[Loss]:
         """Like `locked`, over the longest beginning that still verifies; nothing if its key has left since.
 
-        For a restore alone. What is cut off stays in `<lineage>.damaged-<n>`. Until something is appended
-        the head file is as it was, so that a crash leaves a ledger which is as unusable as before.
+        For a restore alone. Until something is appended all files are as they were. Then what is cut off is
+        set aside in `<lineage>.damaged-<n>`.
 
         Raises:
             ConsiliumError: E402, the files cannot be locked, read or written, or this key was handed over.
@@ -90,50 +79,38 @@ class ChainFile:
         with self._lock():
             self.forget()
             data = read_plain(self.path)
-            whole = data[: data.rfind(b"\n") + 1] if data else b""
-            for line in whole.splitlines(keepends=True):
+            for line in (data or b"").splitlines(keepends=True):
                 try:
+                    if not line.endswith(b"\n"):
+                        break
                     self._add(line)
                 except ConsiliumError:
                     break
                 self._verified += line
-            loss = self._loss(data, cut=len(self._verified) < len(whole))
+            head = None
+            with suppress(ConsiliumError):
+                head = self._head.read()
+            loss = judge(self.history, (data or b"")[len(self._verified) :], self._key.public, head)
+            if data is not None and head is None:
+                loss = replace(loss, damaged=True)
             if data is not None and self._key.public not in (self.history.keys or [self._key.public]):
-                loss = replace(loss, damaged=True, carried=tuple(self.history.pooled()))
-                self._set_aside(data)
+                loss = replace(loss, damaged=True, carried=charges_of(self.history.records))
                 self.forget()
-                self._anew = True
             self._check_key()
-            if data is not None and len(self._verified) < len(data) and not self._anew:
-                self._set_aside(data)
-                with open(self.path, "r+b") as file:
-                    file.truncate(len(self._verified))
-                    os.fsync(file.fileno())
+            self._unusable = loss.damaged
+            self._cut = data if data is not None and len(self._verified) < len(data) else None
             yield loss
-
-    def _loss(self, data: bytes | None, *, cut: bool) -> Loss:
-        """Compare what verifies with what the head file says."""
-        try:
-            head = self._head.read()
-        except ConsiliumError:
-            return Loss(damaged=True, entries=0)
-        if head is None:
-            return Loss(damaged=data is not None, entries=0)
-        length, last = head
-        if self.history.head(min(length, len(self.history.records))) == last:
-            return Loss(damaged=cut, entries=0)
-        # A head of the same length or below means another chain: how much it was longer nobody knows.
-        return Loss(damaged=True, entries=max(1, length - len(self.history.records)))
 
     def append(self, *drafts: Draft, new_key: SigningKey | None = None) -> list[Record]:
         """Sign the next entries, write them behind the last in one go and wait for the disk.
 
-        Inside `locked()` only. A crash leaves a beginning of them. With `new_key` the one entry is a
+        Inside `locked()` only. All of them or none, also after a crash. With `new_key` the one entry is a
         rotation to it.
 
         Raises:
             ConsiliumError: E417, a field is out of its bounds.
             OSError: nothing was added (`locked` turns it into E402).
+            BaseException: of a signal, say: they count if the head file was written, and else do not.
         """
         records: list[Record] = []
         previous = self.history.head()
@@ -155,21 +132,41 @@ class ChainFile:
             signed = self._key.sign(entry)
             previous = signed.digest
             records.append(Record(signed, entry, opening, previous))
-        self._write(b"".join(record.line() for record in records), records)
-        for record in records:
-            self.history.take(record)
+        lines = b"".join(record.line() for record in records)
+        length = len(self.history.records) + len(records)
+        try:
+            if self._unusable or self._cut is not None or len(records) > 1:
+                self._replace(lines, length, previous)
+            else:
+                self._extend(lines, length, previous)
+            self._verified += lines
+            for record in records:
+                self.history.take(record)
+        except BaseException:
+            self.forget()  # whatever came of it, the files say it
+            with suppress(ConsiliumError, OSError):
+                self._refresh()
+            raise
         if new_key is not None:
             self._key = new_key
         return records
 
-    def _write(self, lines: bytes, records: list[Record]) -> None:
-        length = len(self.history.records) + len(records)
-        if self._anew:
-            write_atomic(self.path, lines)
-            sync(self.path.parent)
-            self._head.write(length, records[-1].digest)
-            self._verified, self._anew = bytearray(lines), False
-            return
+    def _replace(self, lines: bytes, length: int, head: str) -> None:
+        """Put a whole new file in the place of the old one, or a first one."""
+        if self._cut is not None:
+            self._set_aside(self._cut)
+        draft = self.path.with_suffix(".next")
+        write_atomic(draft, bytes(self._verified) + lines)
+        if self._unusable:
+            # First: a crash before the file leaves what is as unusable as before and shows all it showed.
+            self._head.create(length, head)
+        os.replace(draft, self.path)
+        sync(self.path.parent)
+        if not self._unusable:
+            self._head.write(length, head)
+        self._unusable, self._cut, self._seen = False, None, None
+
+    def _extend(self, lines: bytes, length: int, head: str) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         file = os.open(self.path, flags, 0o600)
         try:
@@ -180,13 +177,14 @@ class ChainFile:
                 os.fdatasync(file)
                 if not self._verified:
                     sync(self.path.parent)
-                self._head.write(length, records[-1].digest)
+                self._head.write(length, head)
             except BaseException:
-                # Never acknowledged: take it back, so that a full disk leaves nothing half-written.
-                os.ftruncate(file, len(self._verified))
-                os.fsync(file)
+                # Never acknowledged: take it back, so that a full disk leaves nothing half-written. But once
+                # the head file names it, a shorter file would be one that has lost entries.
+                if self._head.read() != (length, head):
+                    os.ftruncate(file, len(self._verified))
+                    os.fsync(file)
                 raise
-            self._verified += lines
             self._seen = _state(file)
         finally:
             os.close(file)
@@ -275,6 +273,8 @@ class ChainFile:
     def _set_aside(self, data: bytes) -> None:
         number = 1
         while (aside := self.path.with_suffix(f".damaged-{number}")).exists():
+            if aside.read_bytes() == data:
+                return
             number += 1
         write_atomic(aside, data)
 

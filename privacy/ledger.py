@@ -19,9 +19,10 @@ from contracts.errors import ConsiliumError
 from contracts.ledger import LedgerEntry, LedgerOpening
 from contracts.signing import Signed, SigningKey, first_problem
 from privacy.accountant import Spend, epsilon
-from privacy.chain import History
 from privacy.chainfile import ChainFile, Draft
 from privacy.excerpt import excerpt_of
+from privacy.restoration import charges_for, check_statable, still_owed
+from privacy.salvage import Loss
 
 MECHANISM = "subsampled-gaussian"
 
@@ -46,6 +47,13 @@ class Ledger:
                 self._chain.append(self._genesis())
 
     @classmethod
+    def loss(cls, path: Path, site: str, lineage: str, key: SigningKey) -> Loss:
+        """Say what a restore would find wrong with a ledger, and must charge. Writes nothing."""
+        with ChainFile(path, site, lineage, key).salvaged() as found:
+            pass
+        return found
+
+    @classmethod
     def restored(
         cls,
         path: Path,
@@ -55,6 +63,7 @@ class Ledger:
         *,
         lost_head: str,
         charges: Sequence[Spend],
+        spend_found: bool = False,
         nothing_lost: bool = False,
         officer: str,
         reason: str,
@@ -62,23 +71,25 @@ class Ledger:
     ) -> Ledger:
         """Open a ledger that lost entries, charge for them, and let it answer for `lost_head` from then on.
 
-        The longest beginning that verifies is kept; of nothing a new ledger is begun. The charges are written
-        before the restore entry and name the head, so that a crash between loses none of them and whoever
-        repeats the command adds only what is not there yet. A ledger from before a change of key cannot be
-        continued: what it spent is charged in a new one.
+        The longest beginning that verifies is kept; of nothing a new ledger is begun. What lines behind it
+        show has to be charged (see `privacy/salvage.py`). Charges and the restore entry are written together;
+        whoever repeats an interrupted restore adds only what is not there yet. A ledger from before a change
+        of key cannot be continued: what it spent is charged in a new one.
 
         Args:
             lost_head: the head that the coordinator saw last.
-            charges: what the lost entries may have spent at most.
+            charges: what the lost entries may have spent at most; with `spend_found` besides what was found.
+            spend_found: charge what signed lines behind the damage spent, under their own studies.
             nothing_lost: states instead that they spent nothing; refused where the files prove otherwise.
             officer: who decides.
             study: whose charges they are, where it was one.
 
         Raises:
             ConsiliumError: E417, nothing is wrong with the ledger and it holds that head, or not exactly one
-                of charges and `nothing_lost` is given.
+                of charges and `nothing_lost` is given, or the charges are less than what was found
+                (`ChargesMissing`), or no epsilon could be stated with them.
         """
-        if bool(charges) == nothing_lost:
+        if (bool(charges) or spend_found) == nothing_lost:
             raise ConsiliumError("E417", "expected charges for what was lost, or that nothing was lost")
         ledger = cls.__new__(cls)
         ledger._chain = ChainFile(path, site, lineage, key)
@@ -86,11 +97,16 @@ class Ledger:
             history = ledger._chain.history
             if history.knows(lost_head) and not loss.damaged:
                 raise ConsiliumError("E417", f"the ledger holds {lost_head}: there is nothing to restore")
-            if nothing_lost and loss.entries:
-                raise ConsiliumError("E417", f"{loss.entries} entries are lost, expected charges for them")
+            stated = still_owed(charges, history.records, lost_head)
+            resumed = bool(charges) and not stated
+            decided = charges_for(
+                loss, stated, spend_found=spend_found, nothing_lost=resumed or nothing_lost, study=study
+            )
+            proven = [charge.spend for charge in (*loss.carried, *loss.found)]
+            check_statable([*history.pooled(), *proven], stated)
             drafts = [] if history.records else [ledger._genesis()]
-            for charge in (*loss.carried, *_missing(charges, history, lost_head)):
-                drafts.append(ledger._write_off(charge, officer, reason, study, lost_head=lost_head))
+            for charge in (*loss.carried, *decided):
+                drafts.append(ledger._write_off(charge.spend, officer, reason, charge.study, lost_head))
             opening = ledger._opening(purpose="restore", officer=officer, reason=reason)
             drafts.append((_fields(kind="restore", lost_head=lost_head), opening))
             ledger._chain.append(*drafts)
@@ -165,16 +181,21 @@ class Ledger:
             opening = self._opening(study=reserved.opening.study, plan=plan, purpose=reserved.opening.purpose)
             return self._chain.append((_fields(kind="commit"), opening))[0].entry
 
-    def write_off(self, spend: Spend, *, officer: str, reason: str, study: str | None = None) -> LedgerEntry:
+    def write_off(
+        self, *spends: Spend, officer: str, reason: str, study: str | None = None
+    ) -> list[LedgerEntry]:
         """Charge what no plan made: spent outside this ledger, or by a trial done by hand. Counts for ever.
 
-        No cap refuses it, since it happened.
+        No cap refuses it, since it happened. Of several all are written or none.
 
         Raises:
-            ConsiliumError: E417, the officer, the reason or the study is not of the agreed form.
+            ConsiliumError: E417, the officer, the reason or the study is not of the agreed form, or no
+                epsilon could be stated of the ledger any more.
         """
         with self._chain.locked():
-            return self._chain.append(self._write_off(spend, officer, reason, study))[0].entry
+            check_statable(self._chain.history.pooled(), spends)
+            drafts = [self._write_off(spend, officer, reason, study) for spend in spends]
+            return [record.entry for record in self._chain.append(*drafts)]
 
     def rotate(self, new_key: SigningKey, *, officer: str, reason: str) -> LedgerEntry:
         """Hand over to a new key, in one entry that both keys sign. From then on only the new one signs.
@@ -274,22 +295,3 @@ def _fields(*, kind: str, spend: Spend | None = None, **fields: Any) -> dict[str
         }
     )
     return {"kind": kind, **triple, **fields}
-
-
-def _missing(charges: Sequence[Spend], history: History, lost_head: str) -> list[Spend]:
-    """The charges that an interrupted restore of the same head has not written yet."""
-    there: list[Spend] = []
-    for record in history.records:
-        if record.entry.lost_head != lost_head:
-            continue
-        if record.spend is None:  # a restore that was finished: this is another loss
-            there.clear()
-        else:
-            there.append(record.spend)
-    missing = []
-    for charge in charges:
-        if charge in there:
-            there.remove(charge)
-        else:
-            missing.append(charge)
-    return missing

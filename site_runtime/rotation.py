@@ -47,7 +47,7 @@ def rotate_signing_key(home: SiteHome, *, officer: str, reason: str) -> Rotation
     keys = home.signing_key.parent
     with locked(keys / ".rotate.lock"):
         old = SigningKey.load(site, home.signing_key)
-        waiting = keys / "sign-next.pem"
+        waiting = _waiting(home)
         new = _next_key(site, waiting)
         folder = home.ledger("any").parent
         lineages = sorted({p.stem for kind in ("jsonl", "head") for p in folder.glob(f"*.{kind}")})
@@ -57,6 +57,28 @@ def rotate_signing_key(home: SiteHome, *, officer: str, reason: str) -> Rotation
         os.replace(waiting, home.signing_key)
         sync(keys)
     return Rotation(old.public, new.public, kept, tuple(lineages))
+
+
+def key_to_restore(home: SiteHome, site: str, lineage: str) -> SigningKey:
+    """The key that continues a damaged ledger: of an interrupted rotation the new one, if that is in force.
+
+    Raises:
+        ConsiliumError: E402, neither key is, or the files cannot be read; E801, a key file is damaged.
+    """
+    old, waiting = SigningKey.load(site, home.signing_key), _waiting(home)
+    if not waiting.exists():
+        return old
+    try:
+        Ledger.loss(home.ledger(lineage), site, lineage, old)
+    except ConsiliumError:
+        new = SigningKey.load(site, waiting)
+        Ledger.loss(home.ledger(lineage), site, lineage, new)
+        return new
+    return old
+
+
+def _waiting(home: SiteHome) -> Path:
+    return home.signing_key.parent / "sign-next.pem"
 
 
 def _hand_over(

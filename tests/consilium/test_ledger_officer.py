@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,58 @@ def test_after_a_rollback_a_restore_satisfies_the_head_that_was_seen(home: SiteH
         run_json(home, "restore", *WHO, "--head", seen, "--nothing-lost", "--yes")["error"]["number"]
         == "E417"
     )
+
+
+def test_a_refused_restore_prints_the_command_that_charges_what_still_stands_there(home: SiteHome) -> None:
+    for number in range(2, 6):
+        reserve(home, "demo", number)
+    seen, path = ledger_of(home).head, home.ledger("everyone")
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b'"steps":10', b'"steps":11')
+    path.write_bytes(b"".join(lines))
+    for too_little in (("--spend", "1,10000,1"), ("--nothing-lost",), ("--spend-found",)):
+        refusal = run_json(home, "restore", *WHO, "--head", seen, *too_little, "--yes")["error"]
+        assert refusal["number"] == "E417" and "0.1,1.5,11" in refusal["detail"]
+        assert path.read_bytes() == b"".join(lines)
+    command = shlex.split(refusal["detail"].splitlines()[-1])
+    assert command[:3] == ["consilium", "ledger", "restore"] and "--spend-found" in command
+    result = CliRunner().invoke(app, [*command[2:], "--yes", "--json"])
+    assert result.exit_code == 0, result.output
+    entries = json.loads(result.output)["entries"]
+    assert [e["kind"] for e in entries] == [*["write-off"] * 4, "restore"]
+    assert ledger_of(home).spends("demo") == [SPEND, *[SPEND] * 3, Spend(0.1, 1.5, 11)]
+    assert run_json(home, "verify", "--head", seen)[0]["epsilon"] == epsilon([Spend(0.1, 1.5, 51)], 1e-5)
+
+
+@pytest.mark.parametrize("line", [2, 4])
+def test_a_ledger_damaged_in_an_interrupted_rotation_is_restored_and_then_handed_over(
+    home: SiteHome, line: int
+) -> None:
+    new = SigningKey.generate("ash")
+    new.save(home.signing_key.parent / "sign-next.pem")
+    ledger = ledger_of(home)
+    ledger.rotate(new, officer="O", reason="R")
+    ledger.write_off(Spend(0.2, 2.0, 7), officer="O", reason="R")
+    seen, path = ledger.head, home.ledger("everyone")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(
+        b"".join(lines).replace(lines[line - 1], lines[line - 1].replace(b'"steps"', b'"stebs"'))
+    )
+    assert run_json(home, "rotate", *WHO, "--yes")["error"]["number"] == "E402"
+    charge = "0.1,1.5,10" if line == 2 else "0.2,2,7"
+    run_json(home, "restore", *WHO, "--head", seen, "--spend-found", "--spend", charge, "--yes")
+    run_json(home, "rotate", *WHO, "--yes")
+    assert sorted(ledger_of(home).spends()) == [SPEND, Spend(0.2, 2.0, 7)]
+    assert SigningKey.load("ash", home.signing_key).public == new.public
+    assert "error" not in run_json(home, "verify", "--head", seen)[0]
+
+
+def test_several_charges_of_which_one_cannot_be_composed_write_none(home: SiteHome) -> None:
+    before = home.ledger("everyone").read_bytes()
+    charges = ("--spend", "0.2,2,7", "--spend", "0.1,0.04,1")
+    refusal = run_json(home, "write-off", *WHO, *charges, "--yes")["error"]
+    assert refusal["number"] == "E417" and "no epsilon" in refusal["detail"]
+    assert home.ledger("everyone").read_bytes() == before
 
 
 def test_after_a_rotation_old_and_new_key_verify_and_the_coordinator_is_mentioned(home: SiteHome) -> None:

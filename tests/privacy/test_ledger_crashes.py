@@ -20,6 +20,7 @@ from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
 from privacy.accountant import Spend
 from privacy.ledger import Ledger
+from privacy.restoration import ChargesMissing
 
 SPENDS = [Spend(0.1, 1.5, 10), Spend(0.1, 2.0, 10), Spend(1.0, 9.0, 1)]
 WHO = {"officer": "Dr. A. Smith", "reason": "a test"}
@@ -136,16 +137,16 @@ class Hospital(RuleBasedStateMachine):
     @precondition(lambda self: not self.usable())
     @rule()
     def restore(self) -> None:
-        """The officer does not know what was lost and charges everything that was ever released."""
-        self.ledger = Ledger.restored(
-            self.path,
-            "alpha",
-            "population",
-            self.key,
-            lost_head=self.seen,
-            charges=[*self.released.elements(), SPENDS[0]],
-            **WHO,
-        )
+        """The officer does not know what was lost and charges everything that was ever released.
+
+        That may be less than what signed lines behind the damage spent: reserved, but never answered for.
+        """
+        decision = {"lost_head": self.seen, "charges": [*self.released.elements(), SPENDS[0]], **WHO}
+        arguments = (self.path, "alpha", "population", self.key)
+        try:
+            self.ledger = Ledger.restored(*arguments, **decision)
+        except ChargesMissing:
+            self.ledger = Ledger.restored(*arguments, **decision, spend_found=True)
 
     @invariant()
     def spent_is_never_below_what_was_released(self) -> None:

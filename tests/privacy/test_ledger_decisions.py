@@ -233,14 +233,16 @@ def test_after_a_loss_a_restore_answers_for_the_head_that_was_seen(
     lose(path, how, tmp_path / "backup")
     damaged = path.read_bytes() if path.exists() else b""
 
-    again = restored(path, key, seen, [SPEND, SPEND])
+    lost = {"a byte in the middle": [SPEND, Spend(0.1, 1.5, 11)], "the beginning": [SPEND] * 3}
+    charges = lost.get(how, [SPEND, SPEND])
+    again = restored(path, key, seen, charges)
     again.check_head(seen)
     again = opened(path, key)
     again.check_head(seen)
     refused("E407", lambda: again.check_head("f" * 64))  # a head that nobody named
     assert kinds(again)[-3:] == ["write-off", "write-off", "restore"]
     kept = [s for s in kinds(again) if s == "reserve"]
-    assert again.spends() == [SPEND] * (len(kept) + 2)
+    assert again.spends() == [*[SPEND] * len(kept), *charges]
     reserve(again, 9)
     if damaged and not path.read_bytes().startswith(damaged):  # what was cut off is still there to look at
         assert path.with_suffix(".damaged-1").read_bytes() == damaged
