@@ -11,7 +11,8 @@ import typer
 from rich.box import SIMPLE
 from rich.table import Table
 
-from consilium.output import Json, print_json, reporting_refusals, screen
+from consilium.output import Json, file_to_write, print_json, reporting_refusals, screen, writing
+from consilium.plan_sites import check_study
 from consilium.study import find_study
 from contracts.errors import ConsiliumError
 from contracts.study import PatientPrivacy, StudyProtocol, load_study, parse_study
@@ -36,18 +37,22 @@ def audit(
     runs: Annotated[int, typer.Option(min=1, max=100, help="How often to attack.")] = 1,
     canaries: Annotated[int, typer.Option(min=100, max=1900, help="Patients that are in by a coin.")] = 1000,
     fault: Annotated[str, typer.Option(help=f"Put a fault in: {', '.join(FAULTS)}.")] = "none",
-    plot: Annotated[Path | None, typer.Option(help="Draw the scores of the first run to a file.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"Draw the scores of the first run: {', '.join(_PICTURES)}.",
+            callback=file_to_write(*_PICTURES),
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Attack the privacy mechanism with canaries and compare with its claim. Needs no patient's data."""
     with reporting_refusals(json):
         if fault not in FAULTS:
             raise typer.BadParameter(f"{fault!r}, expected one of {', '.join(FAULTS)}", param_hint="--fault")
-        if plot is not None and plot.suffix not in _PICTURES:
-            raise typer.BadParameter(
-                f"{plot.name!r}, expected a name ending in {', '.join(_PICTURES)}", param_hint="--plot"
-            )
         protocol = load_study(find_study(study))
+        if protocol.privacy.mode == "patient":
+            check_study(protocol)
         privacy, spend = audited(protocol)
         claim = epsilon([spend], privacy.delta)
         settings: dict[str, Any] = {"claim": claim, "delta": privacy.delta, "confidence": _CONFIDENCE}
@@ -57,7 +62,8 @@ def audit(
         seen = _attacks(protocol, canaries, fault, runs, quiet=json)
         verdicts = [judge(each.scores, each.included, **settings) for each in seen]
         if plot is not None:
-            draw_scores(seen[0], verdicts[0], fault, plot)
+            with writing(plot):
+                draw_scores(seen[0], verdicts[0], fault, plot)
         refuted = sum(v.refuted for v in verdicts) >= runs_needed(runs, _CONFIDENCE)
         if json:
             print_json(_facts(protocol, spend, privacy, claim, fault, powers, verdicts, refuted))

@@ -129,7 +129,7 @@ def coordinator(home: Path, lineage: str | None = None) -> Keeper:
 def federation_budget(path: Path) -> tuple[float, float]:
     """Epsilon and delta of the coordinator's `budget.json`; the default where there is none yet.
 
-    `tasks.federation_ledger` reads the same file when it spends; this needs nothing that a light install lacks.
+    `tasks.federation_ledger` reads the same file when it spends, and needs what a light install lacks.
 
     Raises:
         ConsiliumError: E423, the file does not say what may be spent.

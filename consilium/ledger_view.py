@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consilium.ledger_keeper import COORDINATOR, Keeper, LineageFile
-from consilium.output import NARROW, neighbours, screen
+from consilium.output import neighbours, screen
 from contracts.errors import ConsiliumError
 
 if TYPE_CHECKING:

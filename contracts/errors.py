@@ -57,7 +57,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E418": ("excerpt-refused", "The excerpt of a privacy ledger is too large, cut off or opens too much."),
     "E420": ("audit-refuted", "An attack learned more about patients than the mechanism claims to allow."),
     "E421": ("audit-missed", "The audit did not find the fault that was put into the mechanism."),
-    "E422": ("audit-without-claim", "The study makes no privacy claim that this audit could test."),
+    "E422": ("no-privacy-claim", "The study makes no privacy claim that could be planned or tested."),
     "E423": ("federation-budget-invalid", "The file with the federation's privacy budget cannot be used."),
     "E424": (
         "noise-key-missing",

@@ -10,6 +10,7 @@ from typing import Any
 
 from contracts.study import HospitalPrivacy, NoPrivacy, PatientPrivacy, StudyProtocol
 from release.dp_statement_central import hospital_statement
+from release.dp_statement_replay import caution, ledger_command
 from release.facts import ReleaseFacts
 from release.ledgers import Replayed, keeper, replay, steps_of
 
@@ -56,9 +57,13 @@ def statement(facts: ReleaseFacts) -> dict[str, Any]:
         "hospitals": [_hospital(facts, p.site, accounts.get(p.site)) for p in facts.site_privacy],
         "replay": {
             "everything": "consilium release verify DIR --key COORDINATOR_PUBLIC_KEY",
-            "one_ledger": "consilium ledger verify --file ledgers/HOSPITAL.jsonl --public KEY --excerpt",
-            "at_the_hospital": "consilium ledger verify",
+            "one_ledger": ledger_command(protocol),
+            "at_the_keeper": f"consilium ledger verify{' --coordinator' * (privacy.mode == 'site')}",
         },
+        "caution": caution(privacy.epsilon if facts.epsilon is None else facts.epsilon),
+        "cap": "the hospital's own cap is not shown"
+        if privacy.mode == "patient"
+        else "the federation's own budget is not shown",
     }
     if isinstance(privacy, HospitalPrivacy):
         return common | {
@@ -93,6 +98,7 @@ def _hospital(facts: ReleaseFacts, site: str, account: Replayed | None) -> dict[
         return line
     excerpt = account.excerpt
     return line | {
+        "replay": ledger_command(facts.protocol, site, stated.ledger_key),
         "ledger": f"ledgers/{keeper(facts.protocol, site)}.jsonl",
         "entries": excerpt.length,
         "epsilon_without_amplification": account.epsilon_without_amplification,
@@ -215,7 +221,7 @@ def _promise(facts: ReleaseFacts, privacy: PatientPrivacy, value: dict[str, Any]
 The epsilon counts on nobody knowing which patients were sampled in which step; what holds against somebody
 who does is stated without amplification. Patients of different hospitals are taken as different people. A
 patient treated at two hospitals is protected by the sum of what the two spent.
-"""
+{_paragraph(caution(privacy.epsilon if facts.epsilon is None else facts.epsilon))}"""
 
 
 def _mechanism(facts: ReleaseFacts, privacy: PatientPrivacy) -> str:
@@ -281,6 +287,7 @@ def _spent(facts: ReleaseFacts, privacy: PatientPrivacy, value: dict[str, Any]) 
             f"| `{line['ledger_head'] or 'not stated'}` |"
         )
     table = "\n".join(rows)
+    neighbours = "one patient replaced" if privacy.public_n else "one patient added or removed"
     return f"""\
 ## Spent, by each hospital's own ledger
 
@@ -290,7 +297,9 @@ def _spent(facts: ReleaseFacts, privacy: PatientPrivacy, value: dict[str, Any]) 
 {table}
 
 *Lineage*: the same source population over all studies and all time. A reservation counts even if its update
-never arrived. A hospital that showed no ledger is charged for every plan that named it.
+never arrived. A hospital that showed no ledger is charged for every plan that named it. Every epsilon of this
+table is at this delta and for {neighbours}. A hospital's own cap is not shown: it is private to the
+hospital, which holds it to what its ledger gives for one patient added or removed.
 """
 
 
@@ -346,9 +355,17 @@ The study as planned, for a hospital that took part once in every round:
 
 `ledgers/` holds an excerpt of each hospital's ledger: every entry's signature, link and triple (rate, noise
 multiplier, steps), opened for this study alone. `consilium release verify` checks them and composes every
-epsilon above anew, offline. The hospital itself runs `consilium ledger verify`; the head it prints is the one
-in the table above, or a later one that follows from it.
+epsilon above anew, offline. One of them alone, with the hospital's key from `dp_statement.json`:
+
+    {ledger_command(facts.protocol)}
+
+The hospital itself runs `consilium ledger verify`; the head it prints is the one in the table above, or a
+later one that follows from it.
 {snippet}"""
+
+
+def _paragraph(text: str | None) -> str:
+    return "" if text is None else f"\n**{text}**\n"
 
 
 def _multiplier(value: float | None) -> str:
