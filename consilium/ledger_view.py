@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consilium.ledger_keeper import COORDINATOR, Keeper, LineageFile
-from consilium.output import neighbours, screen
+from consilium.output import NARROW, neighbours, screen
 from contracts.errors import ConsiliumError
 
 if TYPE_CHECKING:
@@ -186,22 +186,27 @@ def print_facts(facts: dict[str, Any], *, every: bool) -> None:
 
 
 def _entries_table(title: str, entries: list[dict[str, Any]], cap: float | None) -> Table:
+    """One line an entry; narrow terminals do without the triple and the date."""
     numbers = ("#", "rate", "noise", "steps", "epsilon", "cap")
-    table = _table(title, ("#", "date", "study", "purpose", *numbers[1:], "sent"), numbers)
+    names = ["#", "date", "study", "purpose", *numbers[1:], "sent"]
+    if screen.width < NARROW:
+        names = [name for name in names if name not in ("date", "rate", "noise", "steps")]
+    table = _table(title, tuple(names), numbers)
     for entry in entries:
         so_far = entry["epsilon_so_far"]
-        table.add_row(
-            str(entry["sequence"]),
-            _day(entry["time"]),
-            entry["study"] or "",
-            entry["purpose"] or "",
-            f"{entry['sample_rate']:g}",
-            f"{entry['noise_multiplier']:.4g}",
-            str(entry["steps"]),
-            "" if so_far is None else f"{so_far:.3f}",
-            f"{so_far / cap:.0%}" if cap and so_far is not None else "",
-            "" if entry["kind"] == "write-off" else "yes" if entry["delivered"] else "no",
-        )
+        cells = {
+            "#": str(entry["sequence"]),
+            "date": _day(entry["time"]),
+            "study": entry["study"] or "",
+            "purpose": entry["purpose"] or "",
+            "rate": f"{entry['sample_rate']:g}",
+            "noise": f"{entry['noise_multiplier']:.4g}",
+            "steps": str(entry["steps"]),
+            "epsilon": "" if so_far is None else f"{so_far:.3f}",
+            "cap": f"{so_far / cap:.0%}" if cap and so_far is not None else "",
+            "sent": "" if entry["kind"] == "write-off" else "yes" if entry["delivered"] else "no",
+        }
+        table.add_row(*(cells[name] for name in names))
     return table
 
 

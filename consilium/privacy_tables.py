@@ -10,6 +10,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from consilium.output import NARROW, neighbours, screen
+from contracts.errors import SENTENCES
 
 Columns = dict[str, Callable[[dict[str, Any]], str]]  # name of a column: what it shows of a site
 
@@ -163,3 +164,8 @@ def print_cases(cases: list[dict[str, Any]]) -> None:
             *([f"{pld:.4f}" if isinstance(pld, int | float) and math.isfinite(pld) else ""] * golden),
         )
     screen.print(table)
+    for number in sorted({case["error"] for case in cases if "error" in case}):
+        screen.print(
+            f"{number}: {SENTENCES[number][1]} Here the noise is too small for any, or one is infinite.",
+            highlight=False,
+        )

@@ -13,7 +13,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E104": ("already-running", "Consilium is already up in this home."),
     "E105": ("not-running", "Nothing is up in this home."),
     "E106": ("port-in-use", "The port is used by another program."),
-    "E107": ("federation-invalid", "The folder does not describe a federation of sites."),
+    "E107": ("federation-invalid", "The folder holds no federation of sites, or what must not be replaced."),
     "E108": ("data-unavailable", "The data set is not here and could not be fetched or verified."),
     "E109": ("start-failed", "A part of Consilium did not start."),
     "E110": ("extra-missing", "This command needs a part of Consilium that is not installed here."),

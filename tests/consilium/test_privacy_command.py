@@ -70,7 +70,7 @@ def test_own_fields_adjacency_and_what_cannot_be_stated(tmp_path: Path) -> None:
     assert impossible["error"] == "E408" and impossible["note"] == "no noise"
     assert nothing["epsilon_prv"] == nothing["epsilon_rdp"] == 0.0
     code, output = run("epsilon", written(tmp_path, {"cases": cases}))
-    assert code == 0 and "E408" in output
+    assert code == 0 and "E408: The privacy accountants disagree" in output
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,9 @@ def test_own_fields_adjacency_and_what_cannot_be_stated(tmp_path: Path) -> None:
         ("{", "cases.json"),
         ("[]", "cases"),
         ({"cases": {}}, "cases"),
+        ({"cases": []}, "at least one case"),
+        ({"cases": [case(step={"rate": 0.1})]}, 'case 1: steps[0] ["rate"]'),
+        ({"cases": [case(step={"noise_multiplier": 1e308})]}, "at most 1e+300"),
         ({"cases": [case(), []]}, "case 2"),
         ({"cases": [{"delta": 1e-5}]}, "case 1: steps null"),
         ({"cases": [case(), case(delta=1.0)]}, "case 2: delta 1.0"),
