@@ -192,6 +192,7 @@ def _facts(
         "max_grad_norm": privacy.max_grad_norm,
         "delta": privacy.delta,
         "claimed_epsilon": claim,
+        "adjacency": "add-or-remove-one",
         "canaries": verdicts[0].canaries,
         "guesses": verdicts[0].guesses,
         "confidence": _CONFIDENCE,
@@ -213,8 +214,8 @@ def _show_power(
     powers: list[Power],
 ) -> None:
     screen.print(
-        f"{protocol.study}: training claims epsilon {claim:.3f} at delta {delta:g} "
-        f"({spend.steps} steps, rate {spend.sample_rate:g}, sigma {spend.noise_multiplier:g})",
+        f"{protocol.study}: training claims epsilon {claim:.3f} at delta {delta:g} for one patient added or "
+        f"removed ({spend.steps} steps, rate {spend.sample_rate:g}, sigma {spend.noise_multiplier:g})",
         highlight=False,
     )
     table = Table(title=f"What to expect of {canaries} canaries, simulated beforehand", box=SIMPLE)

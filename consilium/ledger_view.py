@@ -247,7 +247,7 @@ def _day(time: str | None) -> str:
 
 def _bar(spent: float, cap: float, width: int = 50) -> Text:
     """What is spent of the cap, as a bar."""
-    share = spent / cap
+    share, width = spent / cap, max(10, min(width, screen.width - len(" 100% of the cap") - 4))
     full = min(width, round(width * share))
     on, off = ("█", "░") if screen.encoding.startswith("utf") else ("#", "-")
     colour = "green" if share < 0.5 else "yellow" if share < 0.9 else "red"

@@ -174,11 +174,10 @@ def show(site: Site = None, home: Home = None, json: Json = False) -> None:
             ("study", "delta", "epsilon_study", "cap_delta", "spent", "cap", "left"),
         )
         for row in facts["privacy"]:
-            screen.print(
-                f"{row['study']}: its epsilon is for {neighbours(row['adjacency'])}; spent, cap and left are "
-                "of the lineage, over all studies, for one patient added or removed",
-                highlight=False,
-            )
+            each = neighbours(row["adjacency"])
+            screen.print(f"{row['study']}: its epsilon is for {each}", highlight=False)
+        if facts["privacy"]:
+            screen.print("spent, cap, left: of the lineage, all studies, for one patient added or removed")
         _print_rows(
             "What left this hospital", facts["egress"], ("time", "type", "study", "what", "bytes", "digest")
         )

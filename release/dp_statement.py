@@ -10,7 +10,7 @@ from typing import Any
 
 from contracts.study import HospitalPrivacy, NoPrivacy, PatientPrivacy, StudyProtocol
 from release.dp_statement_central import hospital_statement
-from release.dp_statement_replay import caution, ledger_command
+from release.dp_statement_replay import caution, ledger_command, paragraph, replay_section
 from release.facts import ReleaseFacts
 from release.ledgers import Replayed, keeper, replay, steps_of
 
@@ -155,7 +155,12 @@ def dp_statement(facts: ReleaseFacts) -> str:
     if isinstance(privacy, PatientPrivacy):
         value = statement(facts)
         parts += [_holdout(facts.protocol), _promise(facts, privacy, value), _mechanism(facts, privacy)]
-        parts += [_spent(facts, privacy, value), _tuning(value), _not_covered(), _replay(facts, privacy)]
+        parts += [
+            _spent(facts, privacy, value),
+            _tuning(value),
+            _not_covered(),
+            replay_section(facts, privacy),
+        ]
     elif isinstance(privacy, HospitalPrivacy):
         parts += [_holdout(facts.protocol), *hospital_statement(facts, privacy), _not_covered()]
     else:
@@ -221,7 +226,7 @@ def _promise(facts: ReleaseFacts, privacy: PatientPrivacy, value: dict[str, Any]
 The epsilon counts on nobody knowing which patients were sampled in which step; what holds against somebody
 who does is stated without amplification. Patients of different hospitals are taken as different people. A
 patient treated at two hospitals is protected by the sum of what the two spent.
-{_paragraph(caution(privacy.epsilon if facts.epsilon is None else facts.epsilon))}"""
+{paragraph(caution(privacy.epsilon if facts.epsilon is None else facts.epsilon))}"""
 
 
 def _mechanism(facts: ReleaseFacts, privacy: PatientPrivacy) -> str:
@@ -332,40 +337,6 @@ def _not_covered() -> str:
 
 {listed}
 """
-
-
-def _replay(facts: ReleaseFacts, privacy: PatientPrivacy) -> str:
-    training = facts.protocol.training
-    spends = [f"Spend({training.sample_rate!r}, {facts.training_noise!r}, {training.steps * facts.rounds})"]
-    if facts.statistics_noise is not None:
-        spends.insert(0, f"Spend(1.0, {facts.statistics_noise!r}, 1)")
-    if facts.histogram_noise is not None:
-        spends.append(f"Spend(1.0, {facts.histogram_noise!r}, 1)")
-    if facts.training_noise is None:
-        snippet = ""
-    else:
-        snippet = f"""
-The study as planned, for a hospital that took part once in every round:
-
-    from privacy.accountant import Spend, epsilon
-    epsilon([{", ".join(spends)}], {privacy.delta!r}, {privacy.adjacency!r})
-"""
-    return f"""\
-## How to replay
-
-`ledgers/` holds an excerpt of each hospital's ledger: every entry's signature, link and triple (rate, noise
-multiplier, steps), opened for this study alone. `consilium release verify` checks them and composes every
-epsilon above anew, offline. One of them alone, with the hospital's key from `dp_statement.json`:
-
-    {ledger_command(facts.protocol)}
-
-The hospital itself runs `consilium ledger verify`; the head it prints is the one in the table above, or a
-later one that follows from it.
-{snippet}"""
-
-
-def _paragraph(text: str | None) -> str:
-    return "" if text is None else f"\n**{text}**\n"
 
 
 def _multiplier(value: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contracts.study import HospitalPrivacy
-from release.dp_statement_replay import caution, ledger_command
+from release.dp_statement_replay import caution, ledger_command, paragraph
 from release.facts import ReleaseFacts
 from release.ledgers import COORDINATOR, FOLDER
 
@@ -15,8 +15,7 @@ def hospital_statement(facts: ReleaseFacts, privacy: HospitalPrivacy) -> list[st
 
 def _promise(facts: ReleaseFacts, privacy: HospitalPrivacy) -> str:
     bound = f"{facts.epsilon:.3f}" if facts.epsilon is not None else "**not stated**"
-    weak = caution(privacy.epsilon if facts.epsilon is None else facts.epsilon)
-    warning = "" if weak is None else f"\n**{weak}**\n"
+    warning = paragraph(caution(privacy.epsilon if facts.epsilon is None else facts.epsilon))
     return f"""\
 ## What is promised to a hospital
 
