@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from consilium.audit_tables import Asked, draw_scores, facts, show_power, show_verdicts
-from consilium.output import Json, print_json, reporting_refusals
+from consilium.output import Json, file_to_write, print_json, reporting_refusals, writing
+from consilium.plan_sites import check_study
 from consilium.study import find_study
 from contracts.errors import ConsiliumError
 from contracts.study import PatientPrivacy, StudyProtocol, load_study
@@ -46,7 +47,13 @@ def audit(
     path: Annotated[
         str | None, typer.Option(help=f"Model to attack instead of the study's kind: {', '.join(PATHS)}.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the scores of the first run to a file.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"Draw the scores of the first run: {', '.join(_PICTURES)}.",
+            callback=file_to_write(*_PICTURES),
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Attack the privacy mechanism with canaries and compare with its claim. Needs no patient's data."""
@@ -55,11 +62,9 @@ def audit(
             raise typer.BadParameter(f"{fault!r}, expected one of {', '.join(FAULTS)}", param_hint="--fault")
         if path is not None and path not in PATHS:
             raise typer.BadParameter(f"{path!r}, expected one of {', '.join(PATHS)}", param_hint="--path")
-        if plot is not None and plot.suffix not in _PICTURES:
-            raise typer.BadParameter(
-                f"{plot.name!r}, expected a name ending in {', '.join(_PICTURES)}", param_hint="--plot"
-            )
         protocol = load_study(find_study(study))
+        if protocol.privacy.mode == "patient":
+            check_study(protocol)
         privacy, spend = audited(protocol)
         claim = epsilon([spend], privacy.delta)
         settings: dict[str, Any] = {"claim": claim, "delta": privacy.delta, "confidence": _CONFIDENCE}
@@ -72,7 +77,8 @@ def audit(
         seen = _attacks(protocol, canaries, fault, path, runs, quiet=json)
         verdicts = [judge(each.scores, each.included, **settings) for each in seen]
         if plot is not None:
-            draw_scores(seen[0], verdicts[0], fault, plot)
+            with writing(plot):
+                draw_scores(seen[0], verdicts[0], fault, plot)
         needed = runs_needed(runs, _CONFIDENCE)
         refuted = sum(v.refuted for v in verdicts) >= needed
         if json:

@@ -65,6 +65,7 @@ def facts(
         "clipping": asked.privacy.clipping,
         "delta": asked.privacy.delta,
         "claimed_epsilon": asked.claim,
+        "adjacency": "add-or-remove-one",
         "canaries": verdicts[0].canaries,
         "guesses": verdicts[0].guesses,
         "expected": [{"fault": p.fault, "lower_bound": p.bound, "detection": p.detection} for p in powers],
@@ -80,7 +81,8 @@ def show_power(asked: Asked, powers: list[Power], canaries: int) -> None:
     """Say what is claimed, what will be attacked and what that can find."""
     spend = asked.spend
     screen.print(
-        f"{asked.protocol.study}: training claims epsilon {asked.claim:.3f} at delta {asked.privacy.delta:g} "
+        f"{asked.protocol.study}: training claims epsilon {asked.claim:.3f} at delta {asked.privacy.delta:g} for one "
+        f"patient added or removed "
         f"({spend.steps} steps, rate {spend.sample_rate:g}, sigma {spend.noise_multiplier:g})",
         highlight=False,
     )

@@ -11,9 +11,10 @@ from contracts.errors import ConsiliumError
 from contracts.study import Adjacency
 
 _MOST_STEPS = 10**12
+_MOST_NOISE = 1e300
 _NUMBERS = {
     "sample_rate": "a number above 0 and at most 1",
-    "noise_multiplier": "a finite number above 0",
+    "noise_multiplier": f"a number above 0 and at most {_MOST_NOISE:g}",
     "steps": f"a whole number from 1 to {_MOST_STEPS:g}",
 }
 
@@ -33,8 +34,8 @@ def read_cases(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, RecursionError) as error:
         raise ConsiliumError("E802", f"{path}: {error}") from error
     cases = value.get("cases") if isinstance(value, dict) else None
-    if not isinstance(cases, list):
-        raise ConsiliumError("E802", f'{path}: expected {{"cases": [...]}}')
+    if not isinstance(cases, list) or not cases:
+        raise ConsiliumError("E802", f'{path}: expected {{"cases": [...]}} with at least one case')
     for number, case in enumerate(cases, 1):
         _check_case(number, case)
     return cases
@@ -77,6 +78,9 @@ def _check_case(number: int, case: Any) -> None:
     for i, step in enumerate(steps):
         if not isinstance(step, dict):
             refuse(f"steps[{i}]", step, f"an object with {', '.join(_NUMBERS)}")
+        unknown = sorted(set(step) - set(_NUMBERS))
+        if unknown:
+            refuse(f"steps[{i}]", unknown, f"no other fields than {', '.join(_NUMBERS)}")
         for name, expected in _NUMBERS.items():
             if not _is_valid(name, step.get(name)):
                 refuse(f"steps[{i}].{name}", step.get(name), expected)
@@ -89,7 +93,7 @@ def _check_case(number: int, case: Any) -> None:
 def _is_valid(name: str, value: Any) -> bool:
     if name == "steps":
         return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_STEPS
-    return _is_within(value, 1.0 if name == "sample_rate" else 1e300)
+    return _is_within(value, 1.0 if name == "sample_rate" else _MOST_NOISE)
 
 
 def _is_within(value: Any, most: float) -> bool:

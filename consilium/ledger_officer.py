@@ -196,7 +196,12 @@ def _ask(question: str, yes: bool, as_json: bool) -> None:
         return
     if as_json:
         raise ConsiliumError("E417", "this cannot be taken back: --json needs --yes")
-    typer.confirm(question, abort=True)
+    try:
+        confirmed = typer.confirm(question)
+    except typer.Abort:  # no terminal, so that nobody can answer
+        confirmed = False
+    if not confirmed:
+        raise ConsiliumError("E417", "nobody confirmed it; without a terminal it needs --yes")
 
 
 def _report(ledger: Ledger, lineage: str, written: int, as_json: bool) -> None:

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import json as jsonlib
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from consilium.output import screen
+from consilium.ledger_keeper import COORDINATOR, Keeper, LineageFile
+from consilium.output import NARROW, neighbours, screen
 from contracts.errors import ConsiliumError
 
 if TYPE_CHECKING:
     from privacy.chain import History, Record
-    from site_runtime.home import SiteHome
 
 _POINTS = 60  # of a long ledger, how many epsilons over time are computed
 _ROWS = 20  # a longer table is collapsed to one line per study and purpose
 _DECISIONS = ("rotate", "restore", "write-off")
-
-
-@dataclass(frozen=True)
-class LineageFile:
-    """One ledger of a site, and a public key that must have signed it."""
-
-    lineage: str
-    path: Path
-    public: str
-
-
-def ledgers_of(home: SiteHome, lineage: str | None = None) -> list[LineageFile]:
-    """The ledgers of a site, by name of their lineages."""
-    from contracts.signing import SigningKey
-
-    folder = home.ledger("any").parent
-    # A head without its ledger is a ledger that was deleted, so both kinds of file name a lineage.
-    names = sorted({p.stem for suffix in ("jsonl", "head") for p in folder.glob(f"*.{suffix}")})
-    public = SigningKey.load("site", home.signing_key).public
-    return [LineageFile(n, home.ledger(n), public) for n in names if lineage in (None, n)]
 
 
 def read_ledger(ledger: LineageFile, *, own: bool) -> History:
@@ -94,10 +72,27 @@ def facts_of(ledger: LineageFile, delta: float, cap: float | None) -> dict[str, 
         "head": history.head(),
         "key": history.keys[-1],
         "delta": delta,
+        "adjacency": "add-or-remove-one",
+        "unit": unit_of(history),
         "epsilon": spent,
         "epsilon_cap": cap,
         "epsilon_left": None if cap is None else cap - spent,
     }
+
+
+def unit_of(history: History) -> str:
+    """What a ledger protects: a patient; in the coordinator's, a hospital."""
+    return "hospital" if history.site == COORDINATOR else "patient"
+
+
+def print_elsewhere(keeper: Keeper) -> None:
+    """Say where the spending of studies stands that is not in a hospital's own ledger."""
+    if keeper.kept_by_coordinator:
+        screen.print(
+            f"{', '.join(keeper.kept_by_coordinator)}: privacy per hospital, in the coordinator's ledger "
+            "(`consilium ledger show --coordinator` there); nothing of it counts here",
+            highlight=False,
+        )
 
 
 def _spread(count: int) -> set[int]:
@@ -186,27 +181,32 @@ def print_facts(facts: dict[str, Any], *, every: bool) -> None:
     if cap is not None:
         screen.print(_bar(facts["epsilon"], cap))
     of = "" if cap is None else f" of {cap:g}, {facts['epsilon_left']:.3f} left"
-    at = f"at delta {facts['delta']:g}; head {facts['head'][:16]}"
-    screen.print(f"epsilon {facts['epsilon']:.3f}{of}, {at}")
+    at = f"at delta {facts['delta']:g} for {neighbours(facts['adjacency'], facts['unit'])}"
+    screen.print(f"epsilon {facts['epsilon']:.3f}{of}, {at}; head {facts['head'][:16]}", highlight=False)
 
 
 def _entries_table(title: str, entries: list[dict[str, Any]], cap: float | None) -> Table:
+    """One line an entry; narrow terminals do without the triple and the date."""
     numbers = ("#", "rate", "noise", "steps", "epsilon", "cap")
-    table = _table(title, ("#", "date", "study", "purpose", *numbers[1:], "sent"), numbers)
+    names = ["#", "date", "study", "purpose", *numbers[1:], "sent"]
+    if screen.width < NARROW:
+        names = [name for name in names if name not in ("date", "rate", "noise", "steps")]
+    table = _table(title, tuple(names), numbers)
     for entry in entries:
         so_far = entry["epsilon_so_far"]
-        table.add_row(
-            str(entry["sequence"]),
-            _day(entry["time"]),
-            entry["study"] or "",
-            entry["purpose"] or "",
-            f"{entry['sample_rate']:g}",
-            f"{entry['noise_multiplier']:.4g}",
-            str(entry["steps"]),
-            "" if so_far is None else f"{so_far:.3f}",
-            f"{so_far / cap:.0%}" if cap and so_far is not None else "",
-            "" if entry["kind"] == "write-off" else "yes" if entry["delivered"] else "no",
-        )
+        cells = {
+            "#": str(entry["sequence"]),
+            "date": _day(entry["time"]),
+            "study": entry["study"] or "",
+            "purpose": entry["purpose"] or "",
+            "rate": f"{entry['sample_rate']:g}",
+            "noise": f"{entry['noise_multiplier']:.4g}",
+            "steps": str(entry["steps"]),
+            "epsilon": "" if so_far is None else f"{so_far:.3f}",
+            "cap": f"{so_far / cap:.0%}" if cap and so_far is not None else "",
+            "sent": "" if entry["kind"] == "write-off" else "yes" if entry["delivered"] else "no",
+        }
+        table.add_row(*(cells[name] for name in names))
     return table
 
 
@@ -247,31 +247,8 @@ def _day(time: str | None) -> str:
 
 def _bar(spent: float, cap: float, width: int = 50) -> Text:
     """What is spent of the cap, as a bar."""
-    share = spent / cap
+    share, width = spent / cap, max(10, min(width, screen.width - len(" 100% of the cap") - 4))
     full = min(width, round(width * share))
     on, off = ("█", "░") if screen.encoding.startswith("utf") else ("#", "-")
     colour = "green" if share < 0.5 else "yellow" if share < 0.9 else "red"
     return Text.assemble((on * full, colour), (off * (width - full), "dim"), f" {share:.0%} of the cap")
-
-
-def delta_of(home: SiteHome) -> float:
-    """The delta at which epsilon is shown: the strictest of the cap's and of the approved studies'."""
-    from site_runtime.config import load_site_part
-
-    deltas = [load_site_part(home.config).budget.delta]
-    for path in home.approval("any").parent.glob("*.json"):
-        try:
-            privacy = jsonlib.loads(path.read_bytes()).get("privacy", {})
-        except (OSError, ValueError, AttributeError):
-            continue
-        if isinstance(privacy, dict) and isinstance(privacy.get("delta"), float):
-            deltas.append(privacy["delta"])
-    return min(deltas)
-
-
-def cap_of(home: SiteHome, delta: float) -> float | None:
-    """The site's own cap; None at a larger delta than it holds at, where the same epsilon promises less."""
-    from site_runtime.config import load_site_part
-
-    budget = load_site_part(home.config).budget
-    return budget.epsilon if delta <= budget.delta else None

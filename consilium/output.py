@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,8 @@ from rich.console import Console
 from contracts.errors import ConsiliumError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
+
+NARROW = 80  # columns of a terminal below which tables leave out what can be spared
 
 screen = Console()
 errors = Console(stderr=True)
@@ -29,6 +31,46 @@ def home_folder() -> Path:
 def print_json(value: Any) -> None:
     """Print a value as JSON on standard output, and nothing else."""
     sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def above_0_below_1(value: float | None) -> float | None:
+    """Refuse an option that is no number between 0 and 1, such as a delta of 2: a usage error."""
+    if value is not None and not 0.0 < value < 1.0:
+        raise typer.BadParameter(f"{value:g}, expected a number above 0 and below 1")
+    return value
+
+
+def file_to_write(*endings: str) -> Callable[[Path | None], Path | None]:
+    """Return what refuses, before anything is computed, a file whose folder is not there: a usage error.
+
+    Args:
+        endings: that its name may have, such as `.svg`; any when none is given.
+    """
+
+    def check(value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        if endings and value.suffix not in endings:
+            raise typer.BadParameter(f"{value}, expected a name that ends in {' or '.join(endings)}")
+        if value.is_dir() or not value.absolute().parent.is_dir():
+            raise typer.BadParameter(f"{value}, expected a file in a folder that exists")
+        return value
+
+    return check
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A file that cannot be written is a usage error, as above."""
+    try:
+        yield
+    except OSError as error:
+        raise typer.BadParameter(f"{path}: {error.strerror}") from error
+
+
+def neighbours(adjacency: str, unit: str = "patient") -> str:
+    """Say whom an epsilon protects: `one patient added or removed`."""
+    return f"one {unit} {'replaced' if adjacency == 'replace-one' else 'added or removed'}"
 
 
 @contextmanager

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from rich.box import SIMPLE
 from rich.table import Table
 
-from consilium.output import screen
+from consilium.output import NARROW, neighbours, screen
+from contracts.errors import SENTENCES
+
+Columns = dict[str, Callable[[dict[str, Any]], str]]  # name of a column: what it shows of a site
 
 _ROWS = 20  # of the table of epsilon over the exchanges
-_BAR = 24  # characters of the study's epsilon
+_BAR = 24  # characters of the study's epsilon, where the terminal is wide enough
+_BESIDE = 42  # columns of the same table beside the bar
 
 
 def print_plan(facts: dict[str, Any]) -> None:
     """Print what `plan_facts` found."""
-    unit = "one patient" if facts["mode"] == "patient" else "one hospital"
-    replaced = facts["adjacency"] == "replace-one"
+    patient = facts["mode"] == "patient"
     screen.print(
         f"[bold]{facts['study']}[/]: epsilon {facts['epsilon_planned']:.4f} of {facts['epsilon']:g} at delta "
-        f"{facts['delta']:g}, for {unit} {'replaced' if replaced else 'added or removed'}",
+        f"{facts['delta']:g}, for {neighbours(facts['adjacency'], 'patient' if patient else 'hospital')}",
         highlight=False,
     )
     without = facts["epsilon_without_amplification"]
-    if facts["mode"] == "patient":
+    if patient:
         screen.print(
             f"against someone who knows who was in every batch: epsilon {without:.2f} (no amplification)",
             highlight=False,
@@ -32,40 +36,86 @@ def print_plan(facts: dict[str, Any]) -> None:
     noises = [f"{kind} {sigma:g}" for kind, sigma in facts["noise_multiplier"].items() if sigma is not None]
     screen.print(f"noise multipliers: {', '.join(noises)}", highlight=False)
     if facts["sites"]:
-        screen.print(_site_table(facts))
-        screen.print(
-            "n: declared size; noise: standard deviation of a coordinate of the mean gradient; clip/noise: "
-            "the longest gradient against it, below 1 a single step is mostly noise; epsilon and cap at the "
-            "cap's delta, for a lineage that spent nothing before",
-            highlight=False,
-        )
-        for site in facts["sites"]:
-            if site["error"]:
-                detail = f"{site['site']}: {site['error']['number']} {site['error']['detail']}"
-                screen.print(f"[bold red]would refuse[/] {detail}", highlight=False)
-    elif facts["mode"] == "patient":
+        screen.print(_site_table(facts) if patient else _hospital_table(facts))
+        screen.print(_LEGEND if patient else _HOSPITAL_LEGEND, highlight=False)
+    else:
         screen.print("no federation here: name one with --federation to see what the study means at a site")
+    if not patient:
+        _print_federation(facts["federation"])
+    for site in facts["sites"]:
+        for warning in site["warnings"]:
+            screen.print(f"[bold yellow]warning[/] {site['site']}: {warning}", highlight=False)
+        if site["error"]:
+            detail = f"{site['site']}: {site['error']['number']} {site['error']['detail']}"
+            screen.print(f"[bold red]would refuse[/] {detail}", highlight=False)
     screen.print(_projection_table(facts))
 
 
+_LEGEND = (
+    "n: declared size; noise: standard deviation of a coordinate of the mean gradient; clip/noise: the "
+    "longest gradient against it, below 1 a single step is mostly noise; epsilon and cap: at the cap's "
+    "delta, for one patient added or removed whatever the study's own adjacency, on a lineage that spent "
+    "nothing before"
+)
+_HOSPITAL_LEGEND = (
+    "n: declared size; weight: share in the mean; clip/noise: the hospital's longest update against the "
+    "noise on a coordinate of the mean, below 1 a round is mostly noise; exact: whether its policy lets "
+    "exact updates go to the coordinator"
+)
+
+
+def _print_federation(federation: dict[str, Any]) -> None:
+    """Print what the coordinator would say of a study with hospital-level privacy."""
+    screen.print(
+        f"federation: epsilon {federation['epsilon_at_cap_delta']:.3f} at delta {federation['cap_delta']:g} "
+        f"of a budget of {federation['epsilon_cap']:g} (the coordinator's budget.json), if nothing was spent "
+        "before",
+        highlight=False,
+    )
+    if federation["error"]:
+        number, detail = federation["error"]["number"], federation["error"]["detail"]
+        screen.print(f"[bold red]would be refused[/] {number} {detail}", highlight=False)
+
+
 def _site_table(facts: dict[str, Any]) -> Table:
-    table = Table(box=SIMPLE, title="at each site", title_justify="left", pad_edge=False)
-    table.add_column("site")
-    for name in ("n", "batch", "noise", "clip/noise", "delta", "epsilon", "cap", "fits"):
+    """One line a site; narrow terminals do without the batch, the noise and the delta."""
+    columns: Columns = {
+        "n": lambda site: str(site["declared_size"]),
+        "batch": lambda site: f"{site['expected_batch']:.4g}",
+        "noise": lambda site: f"{site['noise_of_mean_gradient']:.3g}",
+        "clip/noise": lambda site: f"{site['clip_over_noise']:.3g}",
+        "delta": lambda site: f"{site['cap_delta']:g}",
+        "epsilon": lambda site: f"{site['epsilon_at_cap_delta']:.3f}",
+        "cap": lambda site: f"{site['epsilon_cap']:g}",
+        "fits": _fits,
+    }
+    if screen.width < NARROW:
+        columns = {name: of for name, of in columns.items() if name not in ("batch", "noise", "delta")}
+    return _table_of("at each site", facts["sites"], columns)
+
+
+def _hospital_table(facts: dict[str, Any]) -> Table:
+    columns: Columns = {
+        "n": lambda site: str(site["declared_size"]),
+        "weight": lambda site: f"{site['weight']:.3f}",
+        "clip/noise": lambda site: f"{site['clip_over_noise']:.3g}",
+        "exact": lambda site: "yes" if site["exact_updates"] else "no",
+        "fits": _fits,
+    }
+    return _table_of("at each hospital", facts["sites"], columns)
+
+
+def _fits(site: dict[str, Any]) -> str:
+    return "[green]yes[/]" if site["fits"] else f"[bold red]{site['error']['number']}[/]"
+
+
+def _table_of(title: str, sites: list[dict[str, Any]], columns: Columns) -> Table:
+    table = Table(box=SIMPLE, title=title, title_justify="left", pad_edge=False)
+    table.add_column("site", overflow="fold")
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    for site in facts["sites"]:
-        spent = site["epsilon_at_cap_delta"]
-        table.add_row(
-            site["site"],
-            str(site["declared_size"]),
-            f"{site['expected_batch']:.4g}",
-            f"{site['noise_of_mean_gradient']:.3g}",
-            f"{site['clip_over_noise']:.3g}",
-            f"{site['cap_delta']:g}",
-            "" if spent is None else f"{spent:.3f}",
-            f"{site['epsilon_cap']:g}",
-            "[green]yes[/]" if site["fits"] else f"[bold red]{site['error']['number']}[/]",
-        )
+    for site in sites:
+        table.add_row(site["site"], *(show(site) for show in columns.values()))
     return table
 
 
@@ -79,15 +129,16 @@ def _projection_table(facts: dict[str, Any]) -> Table:
     for name in ("epsilon", "of promised"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
+    width = max(1, min(_BAR, screen.width - _BESIDE))
     for point in points:
         share = point["epsilon"] / facts["epsilon"]
         name = f"round {point['round']}" if point["kind"] == "training" else point["kind"]
-        table.add_row(name, f"{point['epsilon']:.3f}", f"{share:.0%}", f"[blue]{_bar(share)}[/]")
+        table.add_row(name, f"{point['epsilon']:.3f}", f"{share:.0%}", f"[blue]{_bar(share, width)}[/]")
     return table
 
 
-def _bar(share: float) -> str:
-    eighths = round(8 * _BAR * min(share, 1.0))
+def _bar(share: float, width: int) -> str:
+    eighths = round(8 * width * min(share, 1.0))
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
@@ -113,3 +164,8 @@ def print_cases(cases: list[dict[str, Any]]) -> None:
             *([f"{pld:.4f}" if isinstance(pld, int | float) and math.isfinite(pld) else ""] * golden),
         )
     screen.print(table)
+    for number in sorted({case["error"] for case in cases if "error" in case}):
+        screen.print(
+            f"{number}: {SENTENCES[number][1]} Here the noise is too small for any, or one is infinite.",
+            highlight=False,
+        )

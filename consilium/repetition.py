@@ -19,6 +19,7 @@ import yaml
 from consilium.simulation import (
     Progressing,
     Simulation,
+    explained,
     outcome,
     prepare,
     run_evaluation,
@@ -79,12 +80,12 @@ def repeat(
         def say(text: str, number: int = number) -> None:
             progress(f"run {number} of {runs}: {text}")
 
-        run_rounds(simulation, say)
         try:
+            run_rounds(simulation, say)
             run_evaluation(simulation, say)
         except ConsiliumError as error:
             if error.number not in ("E601", "E602"):
-                raise
+                raise explained(simulation, error) from error
         found.append(outcome(simulation))
     return found
 
@@ -92,7 +93,7 @@ def repeat(
 def fresh_copy(start: Simulation, root: Path) -> Simulation:
     """Copy a simulation to an empty folder; sampling and noise of the copy are its own."""
     shutil.copytree(start.root, root, symlinks=True)
-    copy = Simulation(root, start.protocol)
+    copy = Simulation(root, start.protocol, dict(start.refusals))
     for site in copy.sites.values():
         write_atomic(site.noise_key, os.urandom(32))
     copy.coordinator.noise_key.unlink(missing_ok=True)  # drawn when it is first needed

@@ -7,7 +7,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from consilium.output import screen
+from consilium.output import NARROW, screen
 from consilium.published import Published
 from consilium.repetition import METRICS
 
@@ -19,7 +19,7 @@ def show_runs(found: dict[str, Any]) -> None:
     arms = {title_of(arm): arm for arm in arms_of(found)}
     some = next(iter(arms.values()))
     table = Table(title=f"{found['study']}: {often(some['runs'])} of {some['rounds']} rounds", box=SIMPLE)
-    table.add_column("hospital", no_wrap=True)
+    table.add_column("hospital", overflow="fold")
     for metric in METRICS:
         for title in arms:
             name = "AUROC" if metric == "auroc" else metric
@@ -32,8 +32,10 @@ def show_runs(found: dict[str, Any]) -> None:
     screen.print(table)
     if some["runs"] > 1:
         screen.print(
-            "mean ± standard deviation over the runs, below it the lowest and the highest; every run has\n"
-            "noise of its own, on the same cohorts and holdouts: this is no interval for new patients",
+            "mean ± standard deviation over the runs, "
+            + ("below it the lowest and the highest; " if screen.width >= NARROW else "")
+            + "every run has noise of its own, on the same cohorts and holdouts: this is no interval for new "
+            "patients",
             highlight=False,
         )
     for arm in arms.values():
@@ -131,6 +133,8 @@ def cell(spread: dict[str, Any] | None) -> str:
         return "-"
     if spread["standard_deviation"] is None:
         return f"{spread['mean']:.3f}"
+    if screen.width < NARROW:
+        return f"{spread['mean']:.3f}\n± {spread['standard_deviation']:.3f}"
     return (
         f"{spread['mean']:.3f} ± {spread['standard_deviation']:.3f}\n"
         f"{spread['lowest']:.3f} to {spread['highest']:.3f}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from consilium.output import Json, print_json, reporting_refusals, screen
+from consilium.output import NARROW, Json, errors, print_json, reporting_refusals, screen
 from consilium.published import published_results
 from consilium.repetition import compare, repeat, steps_of, summary
 from consilium.run_tables import show_published, show_runs
@@ -28,13 +29,13 @@ from consilium.simulation import (
     Progressing,
     Simulation,
     achievable_at,
-    fresh_folder,
     outcome,
     simulate_study,
     site_files,
     with_changes,
     with_privacy,
 )
+from consilium.simulation_folder import fresh_folder, kept_folder
 from consilium.study import find_federation, find_study
 from contracts.errors import ConsiliumError
 from contracts.study import StudyProtocol, load_study
@@ -81,6 +82,12 @@ def simulate(
         bool, typer.Option(help="Also without privacy, beside what others published; no release.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for everything it makes.")] = None,
+    going_on: Annotated[
+        bool,
+        typer.Option(
+            "--continue", help="On the hospitals of an earlier simulation: same keys, same ledgers."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run a study's whole lifecycle here, all sites in one process, and print its metrics."""
@@ -92,8 +99,11 @@ def simulate(
             protocol, epsilon=epsilon, delta=delta, clip=clip, statistics_fraction=statistics_fraction
         )
         folder = find_federation(protocol.study, federation)
-        root = fresh_folder(out, protocol.study)
-        if runs is not None or compare:
+        often = runs is not None or compare
+        if going_on and often:
+            raise typer.BadParameter("--continue goes with one run, not with --runs or --compare")
+        root = (kept_folder if going_on else fresh_folder)(out, protocol.study)
+        if often:
             simulate_often(protocol, folder, root, runs or 1, compare, json)
         else:
             simulate_once(protocol, folder, root, json)
@@ -162,7 +172,11 @@ def simulate_often(
 
 @contextmanager
 def progress_of(title: str, steps: int, silent: bool) -> Iterator[Progressing]:
-    """A progress bar of so many steps; each call names the next one."""
+    """A progress bar of so many steps; each call names the next one, on a line where there is no terminal."""
+    if not (silent or screen.is_terminal):
+        numbers = count(1)
+        yield lambda text: errors.print(f"{next(numbers)}/{steps} {text}", highlight=False, markup=False)
+        return
     with progress_bar() as bar:
         bar.disable = silent
         task = bar.add_task(title, total=steps)
@@ -171,10 +185,12 @@ def progress_of(title: str, steps: int, silent: bool) -> Iterator[Progressing]:
 
 def show(found: dict[str, Any]) -> None:
     """Print a simulation's outcome as tables."""
-    names = ("auroc", "accuracy", "brier", "calibration_slope", "calibration_intercept")
+    names = ["auroc", "accuracy", "brier"]
+    if screen.width >= NARROW:
+        names += ["calibration_slope", "calibration_intercept"]
     best = found.get("achievable_auroc") or {}
     table = Table(title=f"{found['study']}: {found['rounds']} rounds", box=SIMPLE, pad_edge=False)
-    table.add_column("hospital", no_wrap=True)
+    table.add_column("hospital", overflow="fold")
     for name in names:
         table.add_column(name.removeprefix("calibration_"), justify="right", no_wrap=True)
     sites = [
@@ -184,7 +200,8 @@ def show(found: dict[str, Any]) -> None:
         cells = [interval(found[site].get(name), "\n{:.2f}..{:.2f}") for name in names]
         table.add_row(site, *cells, end_section=site == (sites or [""])[-1])
     screen.print(table)
-    screen.print("below each value its 95 % interval; slope and intercept are of calibration")
+    wide = "; slope and intercept are of calibration" if len(names) > 3 else ""
+    screen.print(f"below each value its 95 % interval{wide}")
     if best:
         each = ", ".join(f"{site} {value:.3f}" for site, value in best.items())
         screen.print(f"best achievable AUROC (simulated patients): {each}", highlight=False)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from consilium.output import home_folder
 from contracts.errors import ConsiliumError
 from contracts.release import Approval
 from contracts.study import StudyProtocol, parse_study
@@ -17,7 +16,6 @@ from site_runtime.home import SiteHome
 from tasks.exchange import DirectoryExchange
 from tasks.home import CoordinatorHome
 
-MARKER = ".consilium-simulation"
 RUN = "simulate"
 DELTA = 1e-4  # of a study that was written without privacy
 
@@ -26,10 +24,14 @@ Progressing = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Simulation:
-    """All homes of a simulated federation, below one folder."""
+    """All homes of a simulated federation, below one folder.
+
+    `refusals` holds what each hospital's own log said last, by its name: here one person has all of them.
+    """
 
     root: Path
     protocol: StudyProtocol
+    refusals: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def coordinator(self) -> CoordinatorHome:
@@ -54,22 +56,6 @@ def site_files(federation: Path) -> list[Path]:
     return found
 
 
-def fresh_folder(out: Path | None, study: str) -> Path:
-    """Return an empty folder for a simulation; an earlier simulation there is replaced, nothing else is.
-
-    Raises:
-        ConsiliumError: E107, the folder holds something else.
-    """
-    folder = out or home_folder() / "simulations" / study
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / MARKER).exists():
-            raise ConsiliumError("E107", f"--out {folder} is not empty and no earlier simulation")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARKER).write_text(f"{study}\n")
-    return folder.absolute()
-
-
 def prepare(root: Path, protocol: StudyProtocol, federation: Path) -> Simulation:
     """Enrol the federation's sites and register and approve the study, all below `root`."""
     from site_runtime.config import load_site_file
@@ -79,12 +65,12 @@ def prepare(root: Path, protocol: StudyProtocol, federation: Path) -> Simulation
     from tasks.head import register_study
 
     simulation = Simulation(root, protocol)
+    register_study(simulation.coordinator, protocol)  # first: another protocol of this name changes nothing
     public = coordinator_key(simulation.coordinator).public
     for file in site_files(federation):
         home = SiteHome(root / "sites" / load_site_file(file).site)
         enrol(simulation.coordinator, enrol_site(home, file, public).model_dump())
         approve_unless_declined(home, protocol)
-    register_study(simulation.coordinator, protocol)
     return simulation
 
 
@@ -98,6 +84,26 @@ def ask(step: Callable[..., str], *arguments: Any) -> str:
         return refused.document
 
 
+def ask_site(simulation: Simulation, site: str, step: Callable[..., str], *arguments: Any) -> str:
+    """Ask one site, and note the refusal that its log says more of than its answer may."""
+    home = simulation.sites[site]
+    before = home.log.stat().st_size if home.log.exists() else 0
+    answer = ask(step, home, *arguments)
+    text = home.log.read_bytes()[before:].decode(errors="replace") if home.log.exists() else ""
+    said = re.search(r"\bE\d{3} .*", text)
+    if said:
+        simulation.refusals[site] = said.group()
+    return answer
+
+
+def explained(simulation: Simulation, error: ConsiliumError) -> ConsiliumError:
+    """Return E506 with each hospital's own reason below it; any other refusal as it is."""
+    if error.number != "E506" or not simulation.refusals:
+        return error
+    reasons = [f"{site}: {reason}" for site, reason in sorted(simulation.refusals.items())]
+    return ConsiliumError("E506", "\n".join([error.detail, *reasons]))
+
+
 def run_intake(simulation: Simulation, progress: Progressing) -> dict[str, Any]:
     """Intake at every site and its half at the coordinator; returns the intake's record."""
     from site_runtime.steps import intake
@@ -105,9 +111,9 @@ def run_intake(simulation: Simulation, progress: Progressing) -> dict[str, Any]:
 
     study = simulation.protocol.study
     results: dict[str, str | None] = {}
-    for name, home in simulation.sites.items():
+    for name in simulation.sites:
         progress(f"intake: {name}")
-        results[name] = ask(intake, home, study)
+        results[name] = ask_site(simulation, name, intake, study)
     return admit_sheets(simulation.coordinator, study, results)
 
 
@@ -130,7 +136,7 @@ def run_rounds(simulation: Simulation, progress: Progressing) -> None:
         if opened.plan is None:
             return
         results: dict[str, str | None] = {
-            site: ask(train, simulation.sites[site], opened.plan, exchange) for site in opened.roster
+            site: ask_site(simulation, site, train, opened.plan, exchange) for site in opened.roster
         }
         if close_round(home, study, run, results).next != "round":
             return
@@ -142,7 +148,7 @@ def ask_everywhere(simulation: Simulation, opened: Any) -> dict[str, str | None]
     from site_runtime.steps import evaluate
 
     exchange = DirectoryExchange(simulation.coordinator.exchange)
-    return {site: ask(evaluate, simulation.sites[site], opened.plan, exchange) for site in opened.roster}
+    return {site: ask_site(simulation, site, evaluate, opened.plan, exchange) for site in opened.roster}
 
 
 def run_evaluation(simulation: Simulation, progress: Progressing) -> None:
@@ -269,13 +275,16 @@ def simulate_study(
     """Run a study from enrolment to release below `root`; without `release` it ends after its evaluation.
 
     Raises:
-        ConsiliumError: the first refusal that stops the study.
+        ConsiliumError: the first refusal that stops the study; E506 with every hospital's own reason.
     """
     simulation = prepare(root, protocol, federation)
     achievable_at(simulation.coordinator, protocol, list(simulation.sites.values()))
-    run_intake(simulation, progress)
-    run_rounds(simulation, progress)
-    if release:
-        return simulation, run_release(simulation, progress)
-    run_evaluation(simulation, progress)
+    try:
+        run_intake(simulation, progress)
+        run_rounds(simulation, progress)
+        if release:
+            return simulation, run_release(simulation, progress)
+        run_evaluation(simulation, progress)
+    except ConsiliumError as error:
+        raise explained(simulation, error) from error
     return simulation, None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
+from consilium.output import Json, home_folder, neighbours, print_json, reporting_refusals, screen
 from consilium.study import find_study
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
@@ -172,8 +172,15 @@ def show(site: Site = None, home: Home = None, json: Json = False) -> None:
         screen.print(f"[bold]{facts['site']}[/] {facts['institution']}, lineage {facts['lineage']}")
         _print_rows("Studies", facts["studies"], ("study", "state", "since", "rounds_trained"))
         _print_rows(
-            "Privacy", facts["privacy"], ("study", "delta", "epsilon_study", "epsilon_lineage", "cap", "left")
+            "Privacy",
+            facts["privacy"],
+            ("study", "delta", "epsilon_study", "cap_delta", "spent", "cap", "left"),
         )
+        for row in facts["privacy"]:
+            each = neighbours(row["adjacency"])
+            screen.print(f"{row['study']}: its epsilon is for {each}", highlight=False)
+        if facts["privacy"]:
+            screen.print("spent, cap, left: of the lineage, all studies, for one patient added or removed")
         _print_rows(
             "What left this hospital", facts["egress"], ("time", "type", "study", "what", "bytes", "digest")
         )
@@ -252,7 +259,12 @@ def _what(record: dict[str, Any]) -> str:
 
 
 def _privacy(home: SiteHome, config: SiteConfig, studies: list[str]) -> list[dict[str, Any]]:
-    """Epsilon spent and left, at the delta of every private study that was approved here."""
+    """Epsilon spent and left, for every study with patient-level privacy that was approved here.
+
+    What a study spent is at its own delta and adjacency, and so is `epsilon_lineage`. The cap, what is
+    `spent` of it and what is `left` are at the cap's delta for one patient added or removed, as the ledger
+    counts.
+    """
     from contracts.study import PatientPrivacy
     from privacy.accountant import epsilon
     from privacy.ledger import Ledger
@@ -276,10 +288,12 @@ def _privacy(home: SiteHome, config: SiteConfig, studies: list[str]) -> list[dic
             {
                 "study": study,
                 "delta": delta,
+                "adjacency": adjacency,
                 "epsilon_study": epsilon(spent, delta, adjacency),
                 "epsilon_lineage": epsilon(everything, delta, adjacency),
                 "cap": config.budget.epsilon,
                 "cap_delta": at_cap,
+                "spent": capped,
                 "left": max(0.0, config.budget.epsilon - capped),
             }
         )

@@ -83,7 +83,9 @@ def check(
         for key, value in facts.items():
             shown = "\n".join(map(str, value)) if isinstance(value, list) else value
             if isinstance(value, dict):
-                shown = "\n".join(f"{k}: {v}" for k, v in value.items())
+                shown = "\n".join(
+                    f"{k}: {v:.4f}" if k == "epsilon_composed" else f"{k}: {v}" for k, v in value.items()
+                )
             table.add_row(key, str(shown))
         screen.print(table)
 

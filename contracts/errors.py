@@ -13,7 +13,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E104": ("already-running", "Consilium is already up in this home."),
     "E105": ("not-running", "Nothing is up in this home."),
     "E106": ("port-in-use", "The port is used by another program."),
-    "E107": ("federation-invalid", "The folder does not describe a federation of sites."),
+    "E107": ("federation-invalid", "The folder holds no federation of sites, or what must not be replaced."),
     "E108": ("data-unavailable", "The data set is not here and could not be fetched or verified."),
     "E109": ("start-failed", "A part of Consilium did not start."),
     "E110": ("extra-missing", "This command needs a part of Consilium that is not installed here."),
@@ -57,7 +57,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E418": ("excerpt-refused", "The excerpt of a privacy ledger is too large, cut off or opens too much."),
     "E420": ("audit-refuted", "An attack learned more about patients than the mechanism claims to allow."),
     "E421": ("audit-missed", "The audit did not find the fault that was put into the mechanism."),
-    "E422": ("audit-without-claim", "The study makes no privacy claim that this audit could test."),
+    "E422": ("no-privacy-claim", "The study makes no privacy claim that could be planned or tested."),
     "E423": ("federation-budget-invalid", "The file with the federation's privacy budget cannot be used."),
     "E424": (
         "noise-key-missing",

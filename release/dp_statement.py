@@ -10,6 +10,7 @@ from typing import Any
 
 from contracts.study import HospitalPrivacy, NoPrivacy, PatientPrivacy, StudyProtocol
 from release.dp_statement_central import hospital_statement
+from release.dp_statement_replay import caution, ledger_command, paragraph, replay_section
 from release.facts import ReleaseFacts
 from release.ledgers import Replayed, keeper, replay, steps_of
 
@@ -56,9 +57,13 @@ def statement(facts: ReleaseFacts) -> dict[str, Any]:
         "hospitals": [_hospital(facts, p.site, accounts.get(p.site)) for p in facts.site_privacy],
         "replay": {
             "everything": "consilium release verify DIR --key COORDINATOR_PUBLIC_KEY",
-            "one_ledger": "consilium ledger verify --file ledgers/HOSPITAL.jsonl --public KEY --excerpt",
-            "at_the_hospital": "consilium ledger verify",
+            "one_ledger": ledger_command(protocol),
+            "at_the_keeper": f"consilium ledger verify{' --coordinator' * (privacy.mode == 'site')}",
         },
+        "caution": caution(privacy.epsilon if facts.epsilon is None else facts.epsilon),
+        "cap": "the hospital's own cap is not shown"
+        if privacy.mode == "patient"
+        else "the federation's own budget is not shown",
     }
     if isinstance(privacy, HospitalPrivacy):
         return common | {
@@ -93,6 +98,7 @@ def _hospital(facts: ReleaseFacts, site: str, account: Replayed | None) -> dict[
         return line
     excerpt = account.excerpt
     return line | {
+        "replay": ledger_command(facts.protocol, site, stated.ledger_key),
         "ledger": f"ledgers/{keeper(facts.protocol, site)}.jsonl",
         "entries": excerpt.length,
         "epsilon_without_amplification": account.epsilon_without_amplification,
@@ -149,7 +155,12 @@ def dp_statement(facts: ReleaseFacts) -> str:
     if isinstance(privacy, PatientPrivacy):
         value = statement(facts)
         parts += [_holdout(facts.protocol), _promise(facts, privacy, value), _mechanism(facts, privacy)]
-        parts += [_spent(facts, privacy, value), _tuning(value), _not_covered(), _replay(facts, privacy)]
+        parts += [
+            _spent(facts, privacy, value),
+            _tuning(value),
+            _not_covered(),
+            replay_section(facts, privacy),
+        ]
     elif isinstance(privacy, HospitalPrivacy):
         parts += [_holdout(facts.protocol), *hospital_statement(facts, privacy), _not_covered()]
     else:
@@ -215,7 +226,7 @@ def _promise(facts: ReleaseFacts, privacy: PatientPrivacy, value: dict[str, Any]
 The epsilon counts on nobody knowing which patients were sampled in which step; what holds against somebody
 who does is stated without amplification. Patients of different hospitals are taken as different people. A
 patient treated at two hospitals is protected by the sum of what the two spent.
-"""
+{paragraph(caution(privacy.epsilon if facts.epsilon is None else facts.epsilon))}"""
 
 
 def _mechanism(facts: ReleaseFacts, privacy: PatientPrivacy) -> str:
@@ -281,6 +292,7 @@ def _spent(facts: ReleaseFacts, privacy: PatientPrivacy, value: dict[str, Any]) 
             f"| `{line['ledger_head'] or 'not stated'}` |"
         )
     table = "\n".join(rows)
+    neighbours = "one patient replaced" if privacy.public_n else "one patient added or removed"
     return f"""\
 ## Spent, by each hospital's own ledger
 
@@ -290,7 +302,9 @@ def _spent(facts: ReleaseFacts, privacy: PatientPrivacy, value: dict[str, Any]) 
 {table}
 
 *Lineage*: the same source population over all studies and all time. A reservation counts even if its update
-never arrived. A hospital that showed no ledger is charged for every plan that named it.
+never arrived. A hospital that showed no ledger is charged for every plan that named it. Every epsilon of this
+table is at this delta and for {neighbours}. A hospital's own cap is not shown: it is private to the
+hospital, which holds it to what its ledger gives for one patient added or removed.
 """
 
 
@@ -323,32 +337,6 @@ def _not_covered() -> str:
 
 {listed}
 """
-
-
-def _replay(facts: ReleaseFacts, privacy: PatientPrivacy) -> str:
-    training = facts.protocol.training
-    spends = [f"Spend({training.sample_rate!r}, {facts.training_noise!r}, {training.steps * facts.rounds})"]
-    if facts.statistics_noise is not None:
-        spends.insert(0, f"Spend(1.0, {facts.statistics_noise!r}, 1)")
-    if facts.histogram_noise is not None:
-        spends.append(f"Spend(1.0, {facts.histogram_noise!r}, 1)")
-    if facts.training_noise is None:
-        snippet = ""
-    else:
-        snippet = f"""
-The study as planned, for a hospital that took part once in every round:
-
-    from privacy.accountant import Spend, epsilon
-    epsilon([{", ".join(spends)}], {privacy.delta!r}, {privacy.adjacency!r})
-"""
-    return f"""\
-## How to replay
-
-`ledgers/` holds an excerpt of each hospital's ledger: every entry's signature, link and triple (rate, noise
-multiplier, steps), opened for this study alone. `consilium release verify` checks them and composes every
-epsilon above anew, offline. The hospital itself runs `consilium ledger verify`; the head it prints is the one
-in the table above, or a later one that follows from it.
-{snippet}"""
 
 
 def _multiplier(value: float | None) -> str:

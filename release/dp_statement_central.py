@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from contracts.study import HospitalPrivacy
+from release.dp_statement_replay import caution, ledger_command, paragraph
 from release.facts import ReleaseFacts
+from release.ledgers import COORDINATOR, FOLDER
 
 
 def hospital_statement(facts: ReleaseFacts, privacy: HospitalPrivacy) -> list[str]:
@@ -13,6 +15,7 @@ def hospital_statement(facts: ReleaseFacts, privacy: HospitalPrivacy) -> list[st
 
 def _promise(facts: ReleaseFacts, privacy: HospitalPrivacy) -> str:
     bound = f"{facts.epsilon:.3f}" if facts.epsilon is not None else "**not stated**"
+    warning = paragraph(caution(privacy.epsilon if facts.epsilon is None else facts.epsilon))
     return f"""\
 ## What is promised to a hospital
 
@@ -28,7 +31,7 @@ def _promise(facts: ReleaseFacts, privacy: HospitalPrivacy) -> str:
 **No epsilon is stated for a patient, and against the coordinator there is none.** Every hospital allowed
 exact updates to leave (`policy.exact_updates`). From the other hospitals and from whoever holds this release
 a patient of one hospital is covered together with that hospital.
-"""
+{warning}"""
 
 
 def _mechanism(facts: ReleaseFacts, privacy: HospitalPrivacy) -> str:
@@ -77,7 +80,8 @@ def _spent(facts: ReleaseFacts, privacy: HospitalPrivacy) -> str:
 
 *Whole federation*: every study with hospital-level privacy that this coordinator ever combined, trials that
 led to no release included; counted for every hospital, also for one that joined late. A round counts once it
-was reserved, even if its result was lost.
+was reserved, even if its result was lost. Every epsilon of this table is for one hospital added or removed.
+The federation's own budget is not shown.
 
 Outside of this epsilon: which hospitals take part and which answered in a round; each hospital's metrics on
 its own holdout, which this release shows by name.
@@ -96,9 +100,15 @@ The study as planned:
     return f"""\
 ## How to replay
 
-The coordinator holds the ledger of lineage `federation`, signed by the key that signed this release. Its
-entries are checked and composed anew from (rate, noise multiplier, steps) alone. `consilium study replay`,
-run by the coordinator, repeats every round, noise included, and must reach the recorded models.
+The coordinator keeps one ledger for all hospitals, of lineage `federation`, signed by the key that signed
+this release. `{FOLDER}/{COORDINATOR}.jsonl` is an excerpt of it: every entry's signature, link and triple
+(rate, noise multiplier, steps), opened for this study alone. `consilium release verify` checks it and
+composes every epsilon above anew, offline. It alone, with the ledger's key from `dp_statement.json`:
+
+    {ledger_command(facts.protocol)}
+
+The coordinator itself runs `consilium ledger verify --coordinator`, and `consilium study replay`, which
+repeats every round, noise included, and must reach the recorded models.
 {snippet}"""
 
 

@@ -111,7 +111,7 @@ def tiny_facts(study: StudyProtocol | None = None, *, passed: bool | None = True
         metrics=metrics_tree(reports),
         gates=[GateResult(gate="pooled auroc >= 0.6", passed=passed, value=0.8, detail="0.800")],
         site_privacy=[
-            shown[r.site][0] if private else SitePrivacy(site=r.site, declared_size=400) for r in reports
+            shown[r.site][0] if shown else SitePrivacy(site=r.site, declared_size=400) for r in reports
         ],
         ledgers={site: excerpt for site, (_, excerpt) in shown.items()},
         verification=[r.model_copy(update={"kind": "verification", "parity": parity}) for r in reports],

@@ -70,7 +70,7 @@ def test_own_fields_adjacency_and_what_cannot_be_stated(tmp_path: Path) -> None:
     assert impossible["error"] == "E408" and impossible["note"] == "no noise"
     assert nothing["epsilon_prv"] == nothing["epsilon_rdp"] == 0.0
     code, output = run("epsilon", written(tmp_path, {"cases": cases}))
-    assert code == 0 and "E408" in output
+    assert code == 0 and "E408: The privacy accountants disagree" in output
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,9 @@ def test_own_fields_adjacency_and_what_cannot_be_stated(tmp_path: Path) -> None:
         ("{", "cases.json"),
         ("[]", "cases"),
         ({"cases": {}}, "cases"),
+        ({"cases": []}, "at least one case"),
+        ({"cases": [case(step={"rate": 0.1})]}, 'case 1: steps[0] ["rate"]'),
+        ({"cases": [case(step={"noise_multiplier": 1e308})]}, "at most 1e+300"),
         ({"cases": [case(), []]}, "case 2"),
         ({"cases": [{"delta": 1e-5}]}, "case 1: steps null"),
         ({"cases": [case(), case(delta=1.0)]}, "case 2: delta 1.0"),
@@ -177,7 +180,7 @@ def test_a_study_without_a_federation_and_one_without_privacy(tmp_path: Path) ->
     code, output = run("plan", study_file(tmp_path), "--json")
     assert code == 0 and json.loads(output)["sites"] == []
     code, output = run("plan", study_file(tmp_path, privacy={"mode": "none"}), "--json")
-    assert code == 1 and json.loads(output)["error"]["number"] == "E409"
+    assert code == 1 and json.loads(output)["error"]["number"] == "E422"
 
 
 def test_hospital_privacy_is_planned_too(tmp_path: Path) -> None:
@@ -191,6 +194,126 @@ def test_hospital_privacy_is_planned_too(tmp_path: Path) -> None:
     assert code == 0 and "one hospital" in output
 
 
+def test_the_cap_is_counted_by_adding_or_removing_whatever_the_study_promises(tmp_path: Path) -> None:
+    privacy = {"mode": "patient", "epsilon": 2.0, "delta": 1e-3, "max_grad_norm": 0.5, "public_n": True}
+    sites = federation(tmp_path, ash=(500, 1.9))
+    code, output = run("plan", study_file(tmp_path, privacy=privacy), "--federation", sites, "--json")
+    facts = json.loads(output)
+    (ash,) = facts["sites"]
+    sigma, training = facts["noise_multiplier"], study_fields()["training"]
+    steps = training["steps"] * facts["rounds"]
+    spends = [Spend(1.0, sigma["statistics"], 1), Spend(training["sample_rate"], sigma["training"], steps)]
+    assert code == 0 and ash["fits"] and ash["cap_adjacency"] == "add-or-remove-one"
+    # What the ledger of that hospital will compose to, and refuse by.
+    assert ash["epsilon_at_cap_delta"] == pytest.approx(epsilon(spends, 1e-3), abs=1e-6)
+    assert ash["epsilon_at_cap_delta"] < 1.9 < facts["epsilon_planned"]
+    assert facts["epsilon_planned"] == pytest.approx(epsilon(spends, 1e-3, "replace-one"), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "number"),
+    [({"sampling": "shuffled"}, "E414"), ({"normaliser": "cohort"}, "E415"), ({"seed": 1}, "E405")],
+)
+def test_a_plan_refuses_what_every_hospital_would(
+    tmp_path: Path, changes: dict[str, Any], number: str
+) -> None:
+    training = study_fields()["training"] | changes
+    code, output = run("plan", study_file(tmp_path, training=training), "--json")
+    assert code == 1 and json.loads(output)["error"]["number"] == number
+
+
+def test_a_seeded_process_and_a_model_that_couples_patients_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = [{"name": f"p{i}", "kind": "numeric", "unit": "1", "range": [0, 1]} for i in range(64)]
+    model = {"name": "cnn", "image": [8, 8], "norm": "batch"}
+    study = study_file(tmp_path, features=image, model=model, subgroups=[])
+    code, output = run("plan", study, "--json")
+    assert code == 1 and json.loads(output)["error"]["number"] == "E404"
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    code, output = run("plan", study_file(tmp_path), "--json")
+    assert code == 1 and json.loads(output)["error"]["number"] == "E405"
+
+
+def edited(folder: Path, site: str, **changes: Any) -> None:
+    path = folder / f"{site}.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+
+
+def test_what_a_site_would_refuse_by_its_own_file_is_planned(tmp_path: Path) -> None:
+    sites = federation(tmp_path, ash=(500, 4.0), elm=(500, 4.0), fir=(500, 4.0), oak=(20, 4.0))
+    edited(sites, "ash", source={"connector": "csv", "path": "a.csv"})
+    edited(sites, "elm", source={"connector": "csv", "path": "a.csv", "one_row_per_patient": True})
+    edited(sites, "fir", compute={"devices": 2})
+    cohort = study_fields()["cohort"] | {"minimum_patients": 100}
+    arguments = ("plan", study_file(tmp_path, cohort=cohort), "--federation", sites)
+    code, output = run(*arguments, "--json")
+    found = {site["site"]: site for site in json.loads(output)["sites"]}
+    refused = {name: site["error"]["number"] for name, site in found.items() if site["error"]}
+    assert code == 1 and refused == {"ash": "E413", "fir": "E412"}
+    assert {name for name, site in found.items() if site["warnings"]} == {"oak"}
+    assert "minimum_patients 100" in run(*arguments)[1]
+
+
+@pytest.mark.parametrize("options", [{"patient": "pid"}, {"one_row_per_patient": True}, {}])
+def test_a_plan_and_the_connector_agree_on_who_tells_patients_apart(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    from consilium.plan_sites import load_planned
+    from site_runtime.connectors import parse_source
+
+    source = {"connector": "csv", "path": "a.csv", **options}
+    sites = federation(tmp_path, ash=(500, 4.0))
+    edited(sites, "ash", source=source)
+    told = parse_source(source).tells_patients_apart
+    assert load_planned(sites / "ash.yaml").tells_patients_apart == told
+
+
+def test_hospital_privacy_is_planned_against_the_budget_the_quorum_and_every_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONSILIUM_HOME", str(tmp_path / "home"))
+    training = study_fields()["training"] | {"normalisation": "declared"}
+    privacy = {"mode": "site", "epsilon": 8.0, "delta": 1e-2, "max_update_norm": 1.0}
+    sites = federation(tmp_path, ash=(500, 4.0), elm=(100, 4.0))
+    edited(sites, "ash", policy={"exact_updates": True})
+
+    def plan(**changes: Any) -> tuple[int, dict[str, Any]]:
+        study = study_file(tmp_path, **{"privacy": privacy, "training": training} | changes)
+        code, output = run("plan", study, "--federation", sites, "--json")
+        return code, json.loads(output)
+
+    code, facts = plan()
+    ash, elm = facts["sites"]
+    assert code == 1 and ash["fits"] and elm["error"]["number"] == "E304"
+    assert ash["weight"] == pytest.approx(5 / 6) and ash["clip_over_noise"] == 5 * elm["clip_over_noise"]
+    at = facts["federation"]
+    assert (at["fits"], at["epsilon_cap"], at["cap_delta"]) == (True, 50.0, 1e-3)  # the default
+    assert at["epsilon_at_cap_delta"] > facts["epsilon_planned"]
+    edited(sites, "elm", policy={"exact_updates": True})
+    assert plan()[0] == 0
+    assert plan(min_sites=3)[1]["federation"]["error"]["number"] == "E506"
+    budget = tmp_path / "home" / "coordinator" / "budget.json"
+    budget.parent.mkdir(parents=True)
+    budget.write_text(json.dumps({"epsilon": 8.0, "delta": 1e-3}))
+    code, facts = plan()
+    assert code == 1 and facts["federation"]["error"]["number"] == "E401"
+    code, output = run("plan", tmp_path / "planned.yaml", "--federation", sites)
+    assert code == 1 and "E401" in output and "at each hospital" in output
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_no_number_is_cut_on_a_narrow_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    from consilium.output import screen
+
+    monkeypatch.setattr(screen, "_width", width)
+    sites = federation(tmp_path, ash=(500, 4.0), a_long_name_of_a_site=(250, 2.0))
+    code, output = run("plan", study_file(tmp_path), "--federation", sites)
+    assert code == 0 and "…" not in output and "statistics" in output
+
+
 def test_the_plot_is_svg_with_the_promise_and_every_cap(tmp_path: Path) -> None:
     sites = federation(tmp_path, ash=(500, 4.0), elm=(250, 3.0))
     plot = tmp_path / "plot.svg"
@@ -200,6 +323,11 @@ def test_the_plot_is_svg_with_the_promise_and_every_cap(tmp_path: Path) -> None:
     assert text.startswith("<svg")
     for words in ("promised: 2", "cap of ash: 4", "cap of elm: 3", "at delta 0.001"):
         assert words in text
+
+
+@pytest.mark.parametrize("name", ["plot.png", "none/plot.svg", "plot"])
+def test_a_plot_that_could_not_be_written_is_a_usage_error(tmp_path: Path, name: str) -> None:
+    assert run("plan", study_file(tmp_path), "--plot", tmp_path / name)[0] == 2
 
 
 def test_planning_imports_nothing_heavy(tmp_path: Path) -> None:

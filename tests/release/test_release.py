@@ -6,12 +6,15 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from consilium.ledger import app as ledger_app
 from contracts.canonical import canonical_json, sha256
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
@@ -20,7 +23,7 @@ from release.dp_statement import dp_statement, statement
 from release.report import validation_document, validation_page
 from release.verify import verified, verify_release
 from tests.dossiers import APPROVED, approval_of, tiny_candidate, tiny_facts, tiny_onnx
-from tests.factories import tiny_study
+from tests.factories import study_fields, tiny_study
 
 FILES = [
     "README.txt", "dp_statement.json", "dp_statement.md", "golden.json", "manifest.json", "manifest.sig",
@@ -232,6 +235,36 @@ def test_dp_statement_without_privacy_says_so_and_names_no_epsilon():
     text = dp_statement(tiny_facts())
     assert "trained without differential privacy" in text
     assert re.search(r"epsilon\D{0,20}\d", text) is None
+
+
+@pytest.mark.parametrize("public_n", [False, True])
+def test_the_command_that_the_statement_names_gives_its_numbers(tmp_path, monkeypatch, public_n):
+    facts = tiny_facts(tiny_study(privacy=PRIVATE | {"public_n": public_n}))
+    value = statement(facts)
+    (tmp_path / "ledgers").mkdir()
+    for name, data in facts.ledgers.items():
+        (tmp_path / "ledgers" / f"{name}.jsonl").write_bytes(data)
+    monkeypatch.chdir(tmp_path)
+    for line in value["hospitals"]:
+        named = value["replay"]["one_ledger"]
+        named = named.replace("HOSPITAL", line["site"]).replace("KEY", line["ledger_key"])
+        assert named == line["replay"] and value["replay"]["one_ledger"] in dp_statement(facts)
+        done = CliRunner().invoke(ledger_app, [*shlex.split(named)[2:], "--json"])
+        (replayed,) = json.loads(done.output)
+        assert replayed["epsilon_study"] == pytest.approx(line["epsilon"], abs=1e-9)
+        assert replayed["epsilon"] == pytest.approx(line["epsilon_lineage"], abs=1e-9)
+        assert replayed["delta"] == value["delta"] and replayed["adjacency"] == value["adjacency"]
+
+
+def test_an_epsilon_that_promises_little_is_said_to():
+    hospitals = {"mode": "site", "epsilon": 40.0, "delta": 1e-2, "max_update_norm": 1.0}
+    training = study_fields()["training"] | {"normalisation": "declared"}
+    for privacy, weak in ((hospitals, True), (hospitals | {"epsilon": 5.0}, False)):
+        facts = tiny_facts(tiny_study(privacy=privacy, training=training))
+        assert ("promises little" in dp_statement(facts)) == weak
+        assert bool(statement(facts)["caution"]) == weak
+        assert "ledgers/coordinator.jsonl" in dp_statement(facts)
+        assert "--delta 0.01" in statement(facts)["replay"]["one_ledger"]
 
 
 @pytest.fixture
