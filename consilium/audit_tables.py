@@ -81,8 +81,8 @@ def show_power(asked: Asked, powers: list[Power], canaries: int) -> None:
     """Say what is claimed, what will be attacked and what that can find."""
     spend = asked.spend
     screen.print(
-        f"{asked.protocol.study}: training claims epsilon {asked.claim:.3f} at delta {asked.privacy.delta:g} for one "
-        f"patient added or removed "
+        f"{asked.protocol.study}: training claims epsilon {asked.claim:.3f} at delta {asked.privacy.delta:g} "
+        f"for one patient added or removed "
         f"({spend.steps} steps, rate {spend.sample_rate:g}, sigma {spend.noise_multiplier:g})",
         highlight=False,
     )
