@@ -109,4 +109,6 @@ def note_ledger_heads(home: CoordinatorHome, heads: dict[str, tuple[int, str]]) 
 def _known_heads(home: CoordinatorHome) -> dict[str, tuple[int, str]]:
     path = home.root / "ledger_heads.json"
     found = read_json(path) if path.exists() else {}
-    return {site: (int(shown["length"]), str(shown["head"])) for site, shown in found.items()}
+    # Version 0.1 noted the head alone: anything longer than nothing may take its place.
+    noted = {s: shown if isinstance(shown, dict) else {"length": 0, "head": shown} for s, shown in found.items()}
+    return {site: (int(shown["length"]), str(shown["head"])) for site, shown in noted.items()}
