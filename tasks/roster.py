@@ -110,5 +110,7 @@ def _known_heads(home: CoordinatorHome) -> dict[str, tuple[int, str]]:
     path = home.root / "ledger_heads.json"
     found = read_json(path) if path.exists() else {}
     # Version 0.1 noted the head alone: anything longer than nothing may take its place.
-    noted = {s: shown if isinstance(shown, dict) else {"length": 0, "head": shown} for s, shown in found.items()}
-    return {site: (int(shown["length"]), str(shown["head"])) for site, shown in noted.items()}
+    return {
+        site: (int(shown["length"]), str(shown["head"])) if isinstance(shown, dict) else (0, str(shown))
+        for site, shown in found.items()
+    }
