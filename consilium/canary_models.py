@@ -1,6 +1,6 @@
 """The models that `consilium audit` attacks: registered networks, with canaries as features of one layer.
 
-A path is one of them, and one way through the code that clips (privacy/gradients.py). The network is the
+A path is one of them, and one way through the code that clips (privacy/rows.py). The network is the
 registered one, small and with its preprocessing, whose scale a round of statistics could have released: it
 turns the 1 of a canary's feature into a network input far beyond what the clip norm lets through.
 

@@ -25,7 +25,7 @@ from privacy.audit import (
     simulated_scores,
 )
 from privacy.canaries import ORDINARY_FEATURES, attack
-from privacy.gradients import MatrixRows
+from privacy.rows import MatrixRows
 from tests.factories import tiny_study
 
 CANARIES, DELTA, CLIP = 1000, 1e-5, 2.0

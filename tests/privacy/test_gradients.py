@@ -22,8 +22,9 @@ from privacy.dpsgd import (
     make_private_patient,
     patient_loss,
 )
-from privacy.gradients import MatrixRows, PatientGradients, check_layers
+from privacy.gradients import PatientGradients, check_layers
 from privacy.recurrence import Recurrence
+from privacy.rows import MatrixRows
 from privacy.stream import NoiseStream
 from site_runtime.trainer import AllLabels
 from tests.model_zoo import batch, zoo
