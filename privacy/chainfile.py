@@ -29,9 +29,9 @@ from contracts.canonical import digest
 from contracts.errors import ConsiliumError
 from contracts.ledger import LedgerEntry, LedgerOpening
 from contracts.signing import SigningKey, first_problem
-from durable.files import write_atomic
+from durable.files import sync, write_atomic
 from privacy.chain import ROOT, History, Record, acceptance_bytes, parse_line
-from privacy.headfile import HeadFile, open_plain, read_plain, sync
+from privacy.headfile import HeadFile, open_plain, read_plain
 from privacy.salvage import Loss, charges_of, judge
 
 _LOCK_SECONDS = 30.0

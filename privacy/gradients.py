@@ -70,7 +70,8 @@ class _Layer:
 class PatientGradients(nn.Module):
     """A model whose backward pass keeps what per-patient gradients need. Patients come first in its input.
 
-    While it is attached the parameters ask for no gradient of their own; `detach` gives the plain model back.
+    While it is attached the parameters ask for no gradient of their own; `detach_hooks` gives the plain model
+    back.
 
     Args:
         module: the model; its layers are refused (E404) where they couple patients or are not known.

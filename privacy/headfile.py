@@ -9,7 +9,7 @@ from pathlib import Path
 
 from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
-from durable.files import write_atomic
+from durable.files import sync, write_atomic
 
 _BYTES = 121
 
@@ -93,12 +93,3 @@ def read_plain(path: Path) -> bytes | None:
         return None
     with open(file, "rb") as stream:
         return stream.read()
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -88,8 +88,9 @@ def write_candidate(target: Path, facts: ReleaseFacts, onnx: Path) -> ReleaseMan
         (folder / "study.json").write_bytes(canonical_json(protocol))
         _write_json(folder / "validation.json", validation_document(facts))
         _write_text(folder / "validation.html", validation_page(facts))
-        _write_text(folder / "dp_statement.md", dp_statement(facts))
-        _write_json(folder / "dp_statement.json", statement(facts))
+        promised = statement(facts)
+        _write_text(folder / "dp_statement.md", dp_statement(facts, promised))
+        _write_json(folder / "dp_statement.json", promised)
         for name, excerpt in sorted(facts.ledgers.items()):
             (folder / FOLDER).mkdir(exist_ok=True)
             (folder / FOLDER / f"{name}.jsonl").write_bytes(excerpt)

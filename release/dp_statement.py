@@ -148,12 +148,16 @@ def _central_mechanism(facts: ReleaseFacts, privacy: HospitalPrivacy) -> dict[st
     }
 
 
-def dp_statement(facts: ReleaseFacts) -> str:
-    """Return the Markdown statement for a release."""
+def dp_statement(facts: ReleaseFacts, value: dict[str, Any] | None = None) -> str:
+    """Return the Markdown statement for a release.
+
+    Args:
+        value: `statement(facts)` where it was made before: it replays every ledger.
+    """
     privacy = facts.protocol.privacy
     parts = [f"# Privacy statement: {facts.protocol.study} {facts.version}\n"]
     if isinstance(privacy, PatientPrivacy):
-        value = statement(facts)
+        value = statement(facts) if value is None else value
         parts += [_holdout(facts.protocol), _promise(facts, privacy, value), _mechanism(facts, privacy)]
         parts += [
             _spent(facts, privacy, value),

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save
 from contracts.canonical import canonical_json
 from contracts.fields import Contract
 from contracts.study import StudyProtocol
-from durable.files import sync_folder, write_atomic
+from durable.files import sync, write_atomic
 from site_runtime.home import SiteHome
 from strategies.interface import Tensors
 
@@ -74,7 +74,7 @@ def keep(
             _write(temporary / KEPT, tensor_bytes(state))
         _write(temporary / DOCUMENT, canonical_json(document))
         os.replace(temporary, target)
-        sync_folder(target.parent)  # or a power cut could leave a committed plan without its update
+        sync(target.parent)  # or a power cut could leave a committed plan without its update
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

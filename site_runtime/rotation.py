@@ -13,8 +13,7 @@ from pathlib import Path
 
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
-from durable.files import locked, write_atomic
-from privacy.headfile import sync
+from durable.files import locked, sync, write_atomic
 from privacy.ledger import Ledger
 from site_runtime.config import load_site
 from site_runtime.home import SiteHome

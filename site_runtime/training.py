@@ -111,8 +111,13 @@ def settle(
     home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan: RoundPlan, plan_digest: str
 ) -> None:
     """Note that a plan's update is in the outbox: in the ledger, if a crash came before that was done, and as
-    the answer to its exchange, should the round be planned anew."""
-    write_atomic(_answered(home, protocol, plan), plan_digest.encode())
+    the answer to its exchange, should the round be planned anew.
+
+    A task of an earlier attempt that is run again does not take the note back.
+    """
+    note = _answered(home, protocol, plan)
+    if not note.exists() or plan.attempt >= int(note.read_text().split()[0]):
+        write_atomic(note, f"{plan.attempt} {plan_digest}".encode())
     lineage = config.governance.lineage
     if home.ledger(lineage).exists():
         ledger = Ledger(
@@ -129,7 +134,7 @@ def earlier_answer(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> 
     noise, and the cohort (by its data sheet).
     """
     path = _answered(home, protocol, plan)
-    folder = home.outbox(path.read_text()) if path.exists() else None
+    folder = home.outbox(path.read_text().split()[1]) if path.exists() else None
     if folder is None or not (folder / DOCUMENT).exists() or not (folder / TENSORS).exists():
         return None
     earlier = UpdateEnvelope.model_validate_json((folder / DOCUMENT).read_bytes())
@@ -151,8 +156,8 @@ def answer_again(home: SiteHome, plan: RoundPlan, plan_digest: str, earlier: Upd
 
 
 def _answered(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> Path:
-    """Where the plan that first answered an exchange of a study is noted."""
-    return home.state(protocol.study) / "answered" / f"{protocol.hash[:16]}-{plan.kind}-{plan.round}"
+    """Where the attempt and the plan that last answered an exchange of a study are noted."""
+    return home.state(protocol.study) / "answers" / f"{protocol.hash[:16]}-{plan.kind}-{plan.round}"
 
 
 def base_model(plan: RoundPlan, exchange: Exchange) -> Tensors:

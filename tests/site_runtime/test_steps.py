@@ -97,7 +97,7 @@ def test_the_epsilon_that_was_approved_is_never_passed(private):
     """Plans that cannot be answered with an earlier update are refused once the promise would break."""
     simulation, plan = private
     train(simulation.sites["ash"], plan, exchange(simulation))
-    shutil.rmtree(simulation.sites["ash"].state("tiny") / "answered")
+    shutil.rmtree(simulation.sites["ash"].state("tiny") / "answers")
     assert refused(simulation, resigned(simulation, plan, attempt=2)).number == "E401"
 
 
