@@ -139,7 +139,7 @@ def verify(
 
 
 def _summary(path: Path, manifest: ReleaseManifest) -> dict[str, Any]:
-    approval = manifest.approval
+    approval = manifest.approvals[0] if manifest.approvals else None
     return {
         "path": str(path.absolute()),
         "version": manifest.version,
@@ -171,8 +171,7 @@ def _print_manifest(manifest: ReleaseManifest) -> None:
     if manifest.delta is not None:
         facts.add_row("delta", f"{manifest.delta:g}")
     facts.add_row("threshold", f"{manifest.decision_threshold:g}")
-    if manifest.approval is not None:
-        approval = manifest.approval
+    for approval in manifest.approvals:
         facts.add_row("approved by", f"{approval.approved_by} ({approval.role}), {approval.time}")
     facts.add_row("created", manifest.created)
     screen.print(facts)

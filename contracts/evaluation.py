@@ -6,9 +6,35 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contracts.fields import Contract, Count, Digest, FeatureName, Finite, Probability, SiteName, StudyName
+from contracts.fields import (
+    Contract,
+    Count,
+    Digest,
+    FeatureName,
+    Finite,
+    Probability,
+    SiteName,
+    StudyName,
+    Timestamp,
+)
+from contracts.gates import Baseline
 
-MetricName = Literal["auroc", "accuracy", "brier", "calibration_slope", "calibration_intercept"]
+MetricName = Literal[
+    "auroc",
+    "auprc",
+    "accuracy",
+    "sensitivity",
+    "specificity",
+    "ppv",
+    "npv",
+    "alert_rate",
+    "brier",
+    "ece",
+    "calibration_slope",
+    "calibration_intercept",
+    "observed_expected",
+    "net_benefit",
+]
 
 
 class Estimate(Contract):
@@ -39,6 +65,33 @@ class SubgroupResult(Contract):
     metrics: dict[MetricName, Estimate] = {}
 
 
+class DecisionPoint(Contract):
+    """Net benefit at one decision threshold, rounded to four decimals; treating none has 0."""
+
+    threshold: Probability
+    model: Finite
+    treat_all: Finite
+
+
+class Comparison(Contract):
+    """The model beside a baseline on the same holdout patients. Differences are model minus baseline.
+
+    `left_out` is the model that all other hospitals trained without this one (internal-external validation).
+    """
+
+    baseline: Baseline | Literal["left_out"]
+    metrics: dict[MetricName, Estimate] = {}  # of the baseline
+    differences: dict[Literal["auroc", "net_benefit", "brier"], Estimate] = {}
+
+
+class HoldoutDiagnostics(Contract):
+    """One bit each, of the holdout alone: what must hold before performance may be seen."""
+
+    enough_events: bool
+    prevalence: bool  # within the protocol's plausible range
+    missingness: bool  # of every feature, within what the protocol allows
+
+
 class Parity(Contract):
     """Agreement of the exported model (onnxruntime) with the trained one on the same patients.
 
@@ -62,6 +115,7 @@ class EvaluationReport(Contract):
     plan: Digest
     kind: Literal["evaluation", "verification"]
     site: SiteName
+    created: Timestamp  # by the hospital's clock
     model: Digest  # what was evaluated: the safetensors or the ONNX file
     cohort: Digest
     n: Count | None = None
@@ -69,7 +123,9 @@ class EvaluationReport(Contract):
     metrics: dict[MetricName, Estimate]
     suppressed: bool
     calibration: Annotated[list[CalibrationBin], Field(max_length=20)] = []
+    decision_curve: Annotated[list[DecisionPoint], Field(max_length=21)] = []
     subgroups: Annotated[list[SubgroupResult], Field(max_length=200)] = []
+    comparisons: Annotated[list[Comparison], Field(max_length=5)] = []
     parity: Parity | None = None
     epsilon_study: Finite | None = None  # all that this site's ledger reserved for the study, at its delta
     epsilon_lineage: Finite | None = None
@@ -77,6 +133,23 @@ class EvaluationReport(Contract):
     ledger: Digest | None = (
         None  # of the ledger's excerpt for this study (JSONL in the exchange); evaluation only
     )
+
+
+class SealedReport(Contract):
+    """An evaluation that nobody can read yet: its diagnostics, and the signed report, sealed.
+
+    `sealed` holds the canonical text of the hospital's signed `EvaluationReport`, sealed to the plan's
+    `seal_key` (contracts.sealing). The coordinator opens it only when the diagnostics hold.
+    """
+
+    study: StudyName
+    protocol_hash: Digest
+    plan: Digest
+    site: SiteName
+    cohort: Digest
+    created: Timestamp
+    diagnostics: HoldoutDiagnostics
+    sealed: Annotated[str, Field(max_length=200_000)]
 
 
 def one_bit(found: Parity) -> Parity:

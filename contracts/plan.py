@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contracts.fields import Contract, Digest, Finite, SiteName, StudyName, Timestamp, Version
+from contracts.fields import Contract, Digest, Finite, Key, SiteName, StudyName, Timestamp, Version
 
 
 class RosterEntry(Contract):
@@ -23,13 +23,14 @@ class RoundPlan(Contract):
 
     `kind` says what the roster does: `statistics` (round 0, one Gaussian release of clipped sums),
     `training`, `histogram` (after the last round: one Gaussian release of the training patients' risks, from
-    which the decision threshold is read), `evaluation` (of `base_model` on the holdout) or `verification` (of
-    the exported model).
+    which the decision threshold is read), `local` (each hospital trains a model of its own and keeps it),
+    `evaluation` (of `base_model` on the holdout, sealed to `seal_key`) or `verification` (of the exported
+    model). A training plan with `fold` belongs to the model that this hospital has no part in.
     """
 
     study: StudyName
     protocol_hash: Digest
-    kind: Literal["statistics", "training", "histogram", "evaluation", "verification"]
+    kind: Literal["statistics", "training", "histogram", "local", "evaluation", "verification"]
     round: Annotated[int, Field(ge=0)]
     attempt: Annotated[int, Field(ge=1)] = 1  # above 1 when a round had to be planned anew
     rounds: Annotated[int, Field(ge=1)]  # planned for the whole study
@@ -40,6 +41,11 @@ class RoundPlan(Contract):
     noise_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # of this exchange
     expected_epsilon: Finite | None = None  # of the whole planned study, at the protocol's delta
     decision_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None  # locked; evaluation, verification
+    fold: SiteName | None = None  # training for leave-one-site-out: the hospital that is left out
+    seal_key: Key | None = None  # X25519, evaluation: to whom reports are sealed
+    # Evaluation: earlier releases of the product (ONNX in the exchange), and the models of the folds.
+    baselines: Annotated[dict[Literal["previous", "first"], Digest], Field(max_length=2)] = {}
+    folds: Annotated[dict[SiteName, Digest], Field(max_length=100)] = {}
     deadline_seconds: Annotated[int, Field(ge=1)]
     created: Timestamp
 

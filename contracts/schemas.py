@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from contracts.datasheet import DataSheet
-from contracts.evaluation import EvaluationReport
+from contracts.evaluation import EvaluationReport, SealedReport
 from contracts.ledger import LedgerEntry
 from contracts.plan import RoundPlan
 from contracts.refusal import Refusal
@@ -23,6 +23,7 @@ CONTRACTS: dict[str, type[BaseModel]] = {
         UpdateEnvelope,
         DataSheet,
         EvaluationReport,
+        SealedReport,
         LedgerEntry,
         ReleaseManifest,
         Refusal,

@@ -10,9 +10,12 @@ import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from contracts.canonical import digest
+from contracts.dossier import Dossier
 from contracts.errors import ConsiliumError
 from contracts.fields import Contract, FeatureName, Finite, LongText, Probability, StudyName, Text, Unit
+from contracts.gates import Gate
 from contracts.signing import first_problem
+from contracts.validation_plan import SignOff, ValidationPlan
 from contracts.yaml_text import load_yaml
 
 SCHEMA = "consilium/study/1"
@@ -242,46 +245,6 @@ DecisionThreshold = Annotated[
 ]
 
 
-Metric = Literal[
-    "auroc", "accuracy", "brier", "calibration_slope", "calibration_intercept", "subgroup_gap", "epsilon"
-]
-
-
-class Gate(Contract):
-    """An acceptance criterion, fixed before training.
-
-    `bound` says which end of the 95 % interval is compared; `subgroup_gap` is the largest difference in
-    AUROC between groups of `subgroup`, over the pooled federation.
-    """
-
-    metric: Metric
-    scope: Literal["pooled", "site"] = "pooled"
-    bound: Literal["point", "lower", "upper"] = "point"
-    at_least: Finite | None = None
-    at_most: Finite | None = None
-    subgroup: FeatureName | None = None
-
-    @model_validator(mode="after")
-    def _decidable(self) -> Gate:
-        if self.at_least is None and self.at_most is None:
-            raise ValueError("a gate needs at_least or at_most")
-        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
-            raise ValueError(f"at_least {self.at_least:g} is above at_most {self.at_most:g}")
-        if (self.metric == "subgroup_gap") != (self.subgroup is not None):
-            raise ValueError("subgroup_gap and subgroup go together")
-        return self
-
-    @property
-    def title(self) -> str:
-        """One line for pages: `pooled auroc (lower bound) >= 0.70`."""
-        limits = [f">= {self.at_least:g}"] if self.at_least is not None else []
-        limits += [f"<= {self.at_most:g}"] if self.at_most is not None else []
-        bound = "" if self.bound == "point" else f" ({self.bound} bound)"
-        of = f" of {self.subgroup}" if self.subgroup else ""
-        scope = "pooled" if self.scope == "pooled" else "every site's"
-        return f"{scope} {self.metric}{of}{bound} {' and '.join(limits)}"
-
-
 class Quality(Contract):
     """Severity of the data-quality checks: blocking ones keep a site out of the next plan."""
 
@@ -318,6 +281,11 @@ class StudyProtocol(Contract):
     intake_cron: Text | None = None
     decision_threshold: DecisionThreshold = 0.5
     gates: Annotated[list[Gate], Field(max_length=64)] = []
+    validation: ValidationPlan = ValidationPlan()
+    sign_off: SignOff = SignOff()
+    dossier: Dossier = Dossier()
+    # A product is released again by a study that amends the one before, under a name of its own.
+    product: StudyName | None = None  # the study's own name when not given
     amends: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")
@@ -344,6 +312,7 @@ class StudyProtocol(Contract):
         for gate in self.gates:
             if gate.subgroup is not None and gate.subgroup not in known:
                 raise ValueError(f"gate names unknown subgroup {gate.subgroup!r}")
+        self._validation_fits()
         if isinstance(self.privacy, HospitalPrivacy):
             self._only_noised_sums()
         if (self.cadence == "cron") != (self.cron is not None):
@@ -353,6 +322,22 @@ class StudyProtocol(Contract):
         if self.threshold_rule is not None and self.privacy.mode == "site":
             raise ValueError("a threshold from training has no noise of its own under privacy mode site")
         return self
+
+    def _validation_fits(self) -> None:
+        """The planned comparisons must be possible, and every gate's baseline planned."""
+        plan, names = self.validation, {f.name for f in self.features}
+        for term in plan.reference.terms if plan.reference else []:
+            if term.feature not in names:
+                raise ValueError(f"validation.reference names unknown feature {term.feature!r}")
+        for gate in self.gates:
+            planned = {"local": plan.local_model, "reference": plan.reference is not None}
+            if gate.against is not None and not planned.get(gate.against, True):
+                raise ValueError(f"a gate compares with {gate.against!r}, which validation does not plan")
+        extra = "local_model" if plan.local_model else "leave_one_site_out"
+        if self.privacy.mode == "site" and (plan.local_model or plan.leave_one_site_out):
+            raise ValueError(f"validation.{extra} has no noise of its own under privacy mode site")
+        if self.product is not None and self.product != self.study and self.amends is None:
+            raise ValueError(f"product {self.product!r} of another study needs amends: that study's hash")
 
     def _only_noised_sums(self) -> None:
         """With hospital-level privacy only the noised sums of updates may come from a hospital's data."""
@@ -376,6 +361,11 @@ class StudyProtocol(Contract):
     def hash(self) -> str:
         """SHA-256 of the canonical JSON of `body()`."""
         return digest(self.body())
+
+    @property
+    def product_name(self) -> str:
+        """Under which name releases are versioned."""
+        return self.product or self.study
 
     @property
     def first_round(self) -> int:

@@ -105,10 +105,13 @@ def write_candidate(target: Path, facts: ReleaseFacts, onnx: Path) -> ReleaseMan
         )
         _write_text(folder / "README.txt", readme)
         manifest = ReleaseManifest(
+            product=facts.product,
             study=protocol.study,
             title=protocol.title,
             intended_use=protocol.intended_use,
             version=facts.version,
+            regulatory_status=facts.regulatory,
+            change=facts.change,
             protocol_hash=protocol.hash,
             code_version=facts.code_version,
             rounds=facts.rounds,
@@ -123,7 +126,11 @@ def write_candidate(target: Path, facts: ReleaseFacts, onnx: Path) -> ReleaseMan
             delta=facts.delta,
             site_privacy=list(facts.site_privacy),
             gates=list(facts.gates),
+            lineage=facts.lineage,
+            sign_off=list(protocol.sign_off.roles),
+            triggered_by=facts.triggered_by,
             files=_listing(folder),
+            verified=facts.verified or facts.created,
             created=facts.created,
         )
         (folder / MANIFEST).write_bytes(canonical_json(manifest))
@@ -149,7 +156,9 @@ def read_manifest(folder: Path) -> ReleaseManifest:
     return manifest
 
 
-def seal(candidate: Path, target: Path, approval: Approval, key: SigningKey) -> ReleaseManifest:
+def seal(
+    candidate: Path, target: Path, approvals: list[Approval], key: SigningKey, published: str
+) -> ReleaseManifest:
     """Turn an approved candidate into a signed release at `target`.
 
     Everything is checked again here: whoever calls this cannot skip a gate or approve other files.
@@ -157,8 +166,9 @@ def seal(candidate: Path, target: Path, approval: Approval, key: SigningKey) -> 
     Args:
         candidate: directory of `write_candidate`; stays as it is.
         target: the release directory; must not exist.
-        approval: names the candidate's digest.
+        approvals: each names the candidate's digest.
         key: the coordinator's.
+        published: UTC.
 
     Raises:
         ConsiliumError: E703 or E701, a file is missing, extra or changed; E601 or E602, a gate did not pass;
@@ -166,7 +176,7 @@ def seal(candidate: Path, target: Path, approval: Approval, key: SigningKey) -> 
     """
     from release.verify import check_approval, check_files, check_gates
 
-    manifest = read_manifest(candidate).model_copy(update={"approval": approval})
+    manifest = read_manifest(candidate).model_copy(update={"approvals": approvals, "published": published})
     for check in (*check_files(candidate, manifest, sealed=False), *check_approval(manifest)):
         check.require()
     check_gates(manifest).require()

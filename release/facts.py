@@ -6,9 +6,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from contracts.evaluation import EvaluationReport
-from contracts.release import GateResult, SitePrivacy
+from contracts.evaluation import EvaluationReport, HoldoutDiagnostics
+from contracts.release import INVESTIGATIONAL, Change, GateResult, Lineage, ReleaseManifest, SitePrivacy
 from contracts.study import StudyProtocol, threshold_of
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was brought to the coordinator from outside the study, each part with its own date.
+
+    Attributes:
+        tests: result of each test by its pytest id, `passed`, `failed` or `skipped`; from a JUnit report.
+        tests_time: when these tests ran, UTC; None without a report.
+        scan: vulnerability scan as CycloneDX JSON (parsed); None without one.
+        scan_time: when it was made, UTC.
+        vex: VEX statements as CycloneDX JSON (parsed): id of a vulnerability and its analysis.
+    """
+
+    tests: Mapping[str, str] = field(default_factory=dict)
+    tests_time: str | None = None
+    scan: Mapping[str, Any] | None = None
+    scan_time: str | None = None
+    vex: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Component:
+    """One installed package: third-party software (SOUP, IEC 62304:2006 clause 8.1.2)."""
+
+    name: str
+    version: str
+    license: str = ""  # as its own metadata says; empty when it says nothing
+    runtime: bool = False  # needed to run model.onnx at a deployment; else to make the release
 
 
 @dataclass(frozen=True)
@@ -35,6 +64,18 @@ class ReleaseFacts:
         threshold: the decision threshold locked after training; None when the protocol fixes it.
         threshold_found: of the histogram's record: rule, value, what it achieves in training, standard error.
         achievable_auroc: of the true risk, where a simulated cohort makes it known.
+        lineage: data, rounds, code and environment.
+        change: since the product's release before.
+        previous: manifest of that release; None for the first.
+        verified: when the last hospital had verified the exported model, UTC.
+        triggered_by: the Airflow user who started the release run; None when nobody did.
+        data_sheets: each hospital's signed data sheet (canonical text), by hospital.
+        diagnostics: what each hospital's holdout must fulfil before performance is seen, by hospital.
+        events: the study's event log (JSONL, hash-chained) up to this candidate.
+        evidence: test results, vulnerability scan, VEX statements.
+        components: installed packages of the coordinator, where training's other half ran.
+        regulatory: the regulatory status that applies.
+        regulatory_statement: signed text by the person who changed it; None while it is the default.
     """
 
     protocol: StudyProtocol
@@ -55,6 +96,28 @@ class ReleaseFacts:
     threshold: float | None = None
     threshold_found: Mapping[str, Any] = field(default_factory=dict)
     achievable_auroc: Mapping[str, float] = field(default_factory=dict)
+    lineage: Lineage = field(default_factory=lambda: Lineage(data=[], rounds=[], environment="0" * 64))
+    change: Change = field(default_factory=lambda: Change(level="first"))
+    previous: ReleaseManifest | None = None
+    verified: str | None = None  # None: as `created`
+    triggered_by: str | None = None
+    data_sheets: Mapping[str, str] = field(default_factory=dict)
+    diagnostics: Mapping[str, HoldoutDiagnostics] = field(default_factory=dict)
+    events: bytes = b""
+    evidence: Evidence = field(default_factory=Evidence)
+    components: Sequence[Component] = ()
+    regulatory: str = INVESTIGATIONAL
+    regulatory_statement: str | None = None
+
+    @property
+    def product(self) -> str:
+        """Under which name releases are versioned."""
+        return self.protocol.product_name
+
+    @property
+    def release_id(self) -> str:
+        """`heart-disease@v1.0.0`."""
+        return f"{self.product}@v{self.version}"
 
     @property
     def sites(self) -> list[str]:

@@ -121,7 +121,7 @@ def check_files(folder: Path, manifest: ReleaseManifest, *, sealed: bool) -> lis
 
 def check_approval(manifest: ReleaseManifest) -> list[Check]:
     """Check that the candidate was approved (E704), and this candidate, after it was made (E705)."""
-    approval = manifest.approval
+    approval = manifest.approvals[0] if manifest.approvals else None
     if approval is None:
         return [Check("approval", False, "the manifest holds no approval", "E704")]
     present = Check("approval", True, f"by {approval.approved_by} ({approval.role}), {approval.time}", "E704")

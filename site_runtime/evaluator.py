@@ -24,6 +24,7 @@ from release.export import parity
 from release.session import predict
 from site_runtime.cohort import load_cohort
 from site_runtime.config import SiteConfig
+from site_runtime.consent import now
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
 from site_runtime.outbox import keep
@@ -77,6 +78,7 @@ def make_report(
         plan=plan_digest,
         kind="verification" if plan.kind == "verification" else "evaluation",
         site=config.site,
+        created=now(),
         model=plan.artefact or plan.base_model,
         cohort=cohort.digest,
         parity=agreement,

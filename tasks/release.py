@@ -276,7 +276,7 @@ def publish(home: CoordinatorHome, study: str, run_id: str, approval: Approval) 
     published = published_release(home, study, head.candidate)
     if published is None:
         published = home.releases / study / version_of(home, protocol)
-        seal(_folder(home, study) / "candidate", published, approval, key)
+        seal(_folder(home, study) / "candidate", published, [approval], key, now())
     checks = verify_release(published, key.public)
     if not verified(checks):
         failed = [f"{c.name}: {c.detail}" for c in checks if c.passed is False]

@@ -21,7 +21,7 @@ from tests.factories import ZERO, tiny_study
 from validation.performance import evaluate
 from validation.pooling import metrics_tree
 
-CREATED, APPROVED = "2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z"
+CREATED, APPROVED, PUBLISHED = "2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z", "2026-01-01T00:06:00Z"
 
 
 def tiny_onnx(target: Path, scale: float = 0.01) -> Path:
@@ -93,7 +93,7 @@ def tiny_facts(study: StudyProtocol | None = None, *, passed: bool | None = True
         reports.append(
             EvaluationReport(
                 study=study.study, protocol_hash=study.hash, plan=ZERO, kind="evaluation", site=site,
-                model=ZERO, cohort=ZERO, **fields,
+                model=ZERO, cohort=ZERO, created=CREATED, **fields,
             )
         )  # fmt: skip
     private = study.privacy.mode == "patient"

@@ -6,11 +6,28 @@ from pydantic import BaseModel
 
 from contracts.datasheet import DataSheet, QualityCheck
 from contracts.errors import ConsiliumError
-from contracts.evaluation import CalibrationBin, Estimate, EvaluationReport, Parity, SubgroupResult
+from contracts.evaluation import (
+    CalibrationBin,
+    Estimate,
+    EvaluationReport,
+    HoldoutDiagnostics,
+    Parity,
+    SealedReport,
+    SubgroupResult,
+)
 from contracts.ledger import LedgerEntry
 from contracts.plan import RosterEntry, RoundPlan
 from contracts.refusal import Refusal
-from contracts.release import Approval, GateResult, ModelInput, ReleaseFile, ReleaseManifest, SitePrivacy
+from contracts.release import (
+    Approval,
+    Change,
+    GateResult,
+    Lineage,
+    ModelInput,
+    ReleaseFile,
+    ReleaseManifest,
+    SitePrivacy,
+)
 from contracts.update import UpdateEnvelope
 from tests.factories import ZERO, tiny_study
 
@@ -78,6 +95,7 @@ def one_of_each() -> list[BaseModel]:
             plan=ZERO,
             kind="evaluation",
             site="ash",
+            created=TIME,
             model=ZERO,
             cohort=ZERO,
             n=100,
@@ -100,8 +118,23 @@ def one_of_each() -> list[BaseModel]:
             steps=3,
             commitment=ZERO,
         ),
+        SealedReport(
+            **named,
+            plan=ZERO,
+            site="ash",
+            cohort=ZERO,
+            created=TIME,
+            diagnostics=HoldoutDiagnostics(enough_events=True, prevalence=True, missingness=True),
+            sealed="AAAA",
+        ),
         ReleaseManifest(
             **named,
+            product="tiny",
+            change=Change(level="first"),
+            lineage=Lineage(data=[], rounds=[], environment=ZERO),
+            sign_off=["clinician"],
+            verified=TIME,
+            published=TIME,
             title=study.title,
             intended_use=study.intended_use,
             version="1.0.0",
@@ -120,7 +153,7 @@ def one_of_each() -> list[BaseModel]:
             gates=[GateResult(gate="pooled auroc >= 0.7", passed=True, value=0.8, detail="0.800")],
             files=[ReleaseFile(path="model.onnx", sha256=ZERO, size=1024)],
             created=TIME,
-            approval=Approval(candidate=ZERO, approved_by="Dr Test", role="clinician", time=TIME),
+            approvals=[Approval(candidate=ZERO, approved_by="Dr Test", role="clinician", time=TIME)],
         ),
         Refusal.of(ConsiliumError("E302", "detail"), study="tiny", site="ash", stage="train", plan=ZERO),
     ]

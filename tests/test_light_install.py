@@ -14,7 +14,7 @@ import pytest
 from contracts.signing import SigningKey
 from release.directory import seal
 from tests import light
-from tests.dossiers import approval_of, tiny_candidate
+from tests.dossiers import PUBLISHED, approval_of, tiny_candidate
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = SigningKey.generate("coordinator")
@@ -100,7 +100,7 @@ def test_a_release_is_verified_in_the_bare_environment_and_refused_when_changed(
     run: Run, tmp_path: Path
 ) -> None:
     candidate, manifest = tiny_candidate(tmp_path / "made")
-    seal(candidate, tmp_path / "release", approval_of(manifest), KEY)
+    seal(candidate, tmp_path / "release", [approval_of(manifest)], KEY, PUBLISHED)
 
     done = run("consilium", "release", "verify", tmp_path / "release", "--key", KEY.public, "--json")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -19,8 +19,9 @@ from typing import cast
 
 from contracts.errors import ConsiliumError
 from contracts.evaluation import Estimate, EvaluationReport, MetricName
+from contracts.gates import Gate
 from contracts.release import GateResult
-from contracts.study import Gate, StudyProtocol
+from contracts.study import StudyProtocol
 from validation.pooling import pool, pool_subgroups
 from validation.proportion import Z
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from consilium.release import app
 from contracts.signing import SigningKey
 from release.directory import seal
-from tests.dossiers import approval_of, tiny_candidate
+from tests.dossiers import PUBLISHED, approval_of, tiny_candidate
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def home(tmp_path, monkeypatch):
     key.save(tmp_path / "coordinator" / "keys" / "sign.pem")
     candidate, manifest = tiny_candidate(tmp_path / "work")
     release = tmp_path / "coordinator" / "releases" / "tiny" / "1.0.0"
-    seal(candidate, release, approval_of(manifest), key)
+    seal(candidate, release, [approval_of(manifest)], key, PUBLISHED)
     return tmp_path, release, key
 
 

@@ -49,8 +49,7 @@ def test_the_answer_publishes_a_release_that_verifies_and_replays(platform: Plat
     quiet(platform, STUDY)
     (folder,) = (platform.coordinator.releases / STUDY).glob("*/")
     assert verified(verify_release(folder, coordinator_key(platform.coordinator).public))
-    approval = read_manifest(folder).approval
-    assert approval is not None
+    (approval,) = read_manifest(folder).approvals
     assert (approval.candidate, approval.approved_by) == (candidate, "demo script, not a person")
     assert all(r.matches for r in replay(platform.coordinator, STUDY))
 

@@ -9,14 +9,14 @@ import pytest
 from contracts.signing import SigningKey
 from release.directory import seal
 from release.registry import next_version, register, releases
-from tests.dossiers import approval_of, tiny_candidate
+from tests.dossiers import PUBLISHED, approval_of, tiny_candidate
 
 
 @pytest.fixture
 def published(tmp_path):
     candidate, manifest = tiny_candidate(tmp_path / "work")
     target = tmp_path / "coordinator" / "releases" / "tiny" / "1.0.0"
-    seal(candidate, target, approval_of(manifest), SigningKey.generate("coordinator"))
+    seal(candidate, target, [approval_of(manifest)], SigningKey.generate("coordinator"), PUBLISHED)
     return tmp_path / "coordinator", target
 
 

@@ -22,7 +22,7 @@ from release.directory import SIGNATURE, read_manifest, seal, signed_bytes, writ
 from release.dp_statement import dp_statement, statement
 from release.report import validation_document, validation_page
 from release.verify import verified, verify_release
-from tests.dossiers import APPROVED, approval_of, tiny_candidate, tiny_facts, tiny_onnx
+from tests.dossiers import APPROVED, PUBLISHED, approval_of, tiny_candidate, tiny_facts, tiny_onnx
 from tests.factories import study_fields, tiny_study
 
 FILES = [
@@ -37,7 +37,7 @@ def sealed(tmp_path_factory):
     root = tmp_path_factory.mktemp("release")
     key = SigningKey.generate("coordinator")
     candidate, manifest = tiny_candidate(root)
-    seal(candidate, root / "1.0.0", approval_of(manifest), key)
+    seal(candidate, root / "1.0.0", [approval_of(manifest)], key, PUBLISHED)
     return root / "1.0.0", key
 
 
@@ -128,11 +128,11 @@ def test_another_key_is_refused_even_when_the_release_is_consistent(copy):
 def test_an_unapproved_or_differently_approved_candidate_is_refused(copy):
     folder, key = copy
     manifest = read_manifest(folder)
-    resign(folder, key, approval=None)
+    resign(folder, key, approvals=[])
     assert failures(folder, key) == ["E704"]
-    resign(folder, key, approval=approval_of(manifest, candidate="1" * 64))
+    resign(folder, key, approvals=[approval_of(manifest, candidate="1" * 64)])
     assert failures(folder, key) == ["E705"]
-    resign(folder, key, approval=approval_of(manifest, time="2025-12-31T23:59:59Z"))
+    resign(folder, key, approvals=[approval_of(manifest, time="2025-12-31T23:59:59Z")])
     assert failures(folder, key) == ["E705"]
 
 
@@ -145,10 +145,10 @@ def test_approval_does_not_carry_over_to_changed_facts(copy):
 def test_a_failed_or_undecided_gate_is_never_sealed_nor_verified(tmp_path, copy, passed, number):
     candidate, manifest = tiny_candidate(tmp_path / "stopped", passed=passed)
     with pytest.raises(ConsiliumError, match=number):
-        seal(candidate, tmp_path / "stopped" / "1.0.0", approval_of(manifest), copy[1])
+        seal(candidate, tmp_path / "stopped" / "1.0.0", [approval_of(manifest)], copy[1], PUBLISHED)
     assert not (tmp_path / "stopped" / "1.0.0").exists()
-    resign(*copy, gates=manifest.gates, approval=None)
-    resign(*copy, approval=approval_of(read_manifest(copy[0])))
+    resign(*copy, gates=manifest.gates, approvals=[])
+    resign(*copy, approvals=[approval_of(read_manifest(copy[0]))])
     assert failures(*copy) == [number]
 
 
@@ -156,13 +156,13 @@ def test_sealing_refuses_changed_candidates_wrong_approvals_and_existing_release
     candidate, manifest = tiny_candidate(tmp_path)
     key = sealed[1]
     with pytest.raises(ConsiliumError, match="E705"):
-        seal(candidate, tmp_path / "1.0.0", approval_of(manifest, candidate="1" * 64), key)
+        seal(candidate, tmp_path / "1.0.0", [approval_of(manifest, candidate="1" * 64)], key, PUBLISHED)
     with pytest.raises(ConsiliumError, match="E707"):
-        seal(candidate, sealed[0], approval_of(manifest), key)
+        seal(candidate, sealed[0], [approval_of(manifest)], key, PUBLISHED)
     with (candidate / "validation.html").open("a") as page:
         page.write("<!-- -->")
     with pytest.raises(ConsiliumError, match="E701"):
-        seal(candidate, tmp_path / "1.0.0", approval_of(manifest), key)
+        seal(candidate, tmp_path / "1.0.0", [approval_of(manifest)], key, PUBLISHED)
     assert not [path for path in tmp_path.iterdir() if path.name not in ("candidate", "model.onnx")]
 
 
@@ -192,8 +192,8 @@ def test_a_model_that_answers_otherwise_is_refused_although_signed(copy, tmp_pat
         f.model_copy(update={"sha256": sha256(data), "size": len(data)}) if f.path == "model.onnx" else f
         for f in manifest.files
     ]
-    resign(folder, key, files=files, approval=None)
-    resign(folder, key, approval=approval_of(read_manifest(folder)))
+    resign(folder, key, files=files, approvals=[])
+    resign(folder, key, approvals=[approval_of(read_manifest(folder))])
     assert failures(folder, key) == ["E603"]
 
 
@@ -272,7 +272,7 @@ def private(tmp_path):
     """A sealed release of a private study, and its key."""
     key = SigningKey.generate("coordinator")
     candidate, manifest = tiny_candidate(tmp_path / "made", study=tiny_study(privacy=PRIVATE))
-    seal(candidate, tmp_path / "1.0.0", approval_of(manifest), key)
+    seal(candidate, tmp_path / "1.0.0", [approval_of(manifest)], key, PUBLISHED)
     return tmp_path / "1.0.0", key
 
 
@@ -285,8 +285,8 @@ def replaced(folder, key, name, data):
         for f in manifest.files
     ]
     bound = manifest.model_copy(update={"files": files})
-    approval = manifest.approval.model_copy(update={"candidate": bound.candidate_digest})
-    resign(folder, key, files=files, approval=approval)
+    approval = manifest.approvals[0].model_copy(update={"candidate": bound.candidate_digest})
+    resign(folder, key, files=files, approvals=[approval])
 
 
 def test_the_ledgers_of_a_release_are_replayed_and_open_no_other_study(private):
@@ -318,10 +318,10 @@ def test_an_epsilon_that_the_ledger_does_not_give_fails_the_release(private):
     manifest = read_manifest(folder)
     less = [p.model_copy(update={"epsilon_study": p.epsilon_study - 0.01}) for p in manifest.site_privacy]
     bound = manifest.model_copy(update={"site_privacy": less})
-    approval = manifest.approval.model_copy(update={"candidate": bound.candidate_digest})
-    resign(folder, key, site_privacy=less, approval=approval)
+    approval = manifest.approvals[0].model_copy(update={"candidate": bound.candidate_digest})
+    resign(folder, key, site_privacy=less, approvals=[approval])
     assert failures(folder, key) == ["E408"]
 
 
 def test_approval_time_is_in_the_manifest(sealed):
-    assert read_manifest(sealed[0]).approval.time == APPROVED
+    assert read_manifest(sealed[0]).approvals[0].time == APPROVED

@@ -24,6 +24,7 @@ def report(site, study=None, **fields):
         plan=ZERO,
         kind="evaluation",
         site=site,
+        created="2026-01-01T00:00:00Z",
         model=ZERO,
         cohort=ZERO,
         **{**base, **fields},
