@@ -126,6 +126,7 @@ class EvaluationReport(Contract):
     decision_curve: Annotated[list[DecisionPoint], Field(max_length=21)] = []
     subgroups: Annotated[list[SubgroupResult], Field(max_length=200)] = []
     comparisons: Annotated[list[Comparison], Field(max_length=5)] = []
+    diagnostics: HoldoutDiagnostics | None = None  # evaluation only
     parity: Parity | None = None
     epsilon_study: Finite | None = None  # all that this site's ledger reserved for the study, at its delta
     epsilon_lineage: Finite | None = None

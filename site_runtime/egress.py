@@ -12,8 +12,10 @@ from pydantic import BaseModel, ValidationError
 from contracts.canonical import canonical_json
 from contracts.datasheet import DataSheet
 from contracts.errors import ConsiliumError
-from contracts.evaluation import EvaluationReport, one_bit
+from contracts.evaluation import EvaluationReport, SealedReport, one_bit
+from contracts.plan import RoundPlan
 from contracts.refusal import Refusal
+from contracts.sealing import seal
 from contracts.signing import MAX_DOCUMENT_BYTES, SigningKey, first_problem, to_text
 from contracts.update import UpdateEnvelope
 from durable.files import append_line
@@ -21,7 +23,7 @@ from site_runtime.config import SiteConfig
 from site_runtime.consent import now
 from site_runtime.home import SiteHome
 
-DOCUMENTS: tuple[type[BaseModel], ...] = (DataSheet, UpdateEnvelope, EvaluationReport, Refusal)
+DOCUMENTS: tuple[type[BaseModel], ...] = (DataSheet, UpdateEnvelope, EvaluationReport, SealedReport, Refusal)
 
 
 def check(config: SiteConfig, document: BaseModel) -> None:
@@ -107,6 +109,31 @@ def send(home: SiteHome, config: SiteConfig, document: BaseModel) -> str:
     """
     check(config, document)
     return _sign_and_log(home, config.site, document)
+
+
+def send_sealed(
+    home: SiteHome, config: SiteConfig, plan: RoundPlan, plan_digest: str, report: EvaluationReport
+) -> str:
+    """Return the report sealed to the plan's key, its diagnostics readable.
+
+    The hospital's record shows both: the report as it can be read once opened, and what left.
+
+    Raises:
+        ConsiliumError: E304, E801; E802, the plan has no key to seal to, or the report no diagnostics.
+    """
+    if plan.seal_key is None or report.diagnostics is None:
+        raise ConsiliumError("E802", "an evaluation needs the plan's seal_key and the holdout's diagnostics")
+    sealed = SealedReport(
+        study=report.study,
+        protocol_hash=report.protocol_hash,
+        plan=plan_digest,
+        site=config.site,
+        cohort=report.cohort,
+        created=report.created,
+        diagnostics=report.diagnostics,
+        sealed=seal(send(home, config, report), plan.seal_key, plan_digest),
+    )
+    return send(home, config, sealed)
 
 
 def refuse(

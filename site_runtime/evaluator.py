@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from contracts.canonical import sha256
 from contracts.errors import ConsiliumError
-from contracts.evaluation import EvaluationReport, Parity, one_bit
+from contracts.evaluation import EvaluationReport, HoldoutDiagnostics, Parity, one_bit
 from contracts.plan import RoundPlan
 from contracts.signing import SigningKey
 from contracts.study import PatientPrivacy, StudyProtocol, threshold_of
@@ -82,10 +83,25 @@ def make_report(
         model=plan.artefact or plan.base_model,
         cohort=cohort.digest,
         parity=agreement,
+        diagnostics=diagnostics(features, label, protocol) if plan.kind == "evaluation" else None,
         **spent,
         **performance(probability, label.astype(np.int64), features, protocol, cell, threshold),
     )
     keep(home, plan_digest, report, None, {}, excerpt)
+
+
+def diagnostics(
+    features: NDArray[np.float32], label: NDArray[np.float32], protocol: StudyProtocol
+) -> HoldoutDiagnostics:
+    """What must hold of the holdout before anybody may see how well the model does; one bit each."""
+    planned, events = protocol.validation.diagnostics, float(label.sum())
+    low, high = protocol.label.prevalence
+    allowed = np.array([f.max_missing for f in protocol.features])
+    return HoldoutDiagnostics(
+        enough_events=min(events, len(label) - events) >= planned.minimum_events,
+        prevalence=low <= events / len(label) <= high,
+        missingness=bool((np.isnan(features).mean(axis=0) <= allowed).all()),
+    )
 
 
 def remember_evaluation(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan, cohort: str) -> None:

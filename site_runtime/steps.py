@@ -24,7 +24,7 @@ from durable.files import read_json, write_json
 from site_runtime.cohort import read_frozen
 from site_runtime.config import SiteConfig, load_site
 from site_runtime.consent import check_consent, load_approved
-from site_runtime.egress import refuse, send
+from site_runtime.egress import refuse, send, send_sealed
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
 from site_runtime.outbox import DOCUMENT, LEDGER, TENSORS, exclusively, finished, restore_state
@@ -128,6 +128,8 @@ def _answer(
             if (folder / name).exists():
                 exchange.put(folder / name, plan_digest)
         document = document_type.model_validate_json((folder / DOCUMENT).read_bytes())
+        if isinstance(document, EvaluationReport) and plan.kind == "evaluation":
+            return send_sealed(home, config, plan, plan_digest, document)
         return send(home, config, document)
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from contracts.errors import ConsiliumError
-from contracts.fields import Contract, Count, Digest, Probability, StudyName, Text, Timestamp
+from contracts.fields import Contract, Count, Digest, Probability, SiteName, StudyName, Text, Timestamp
 from contracts.signing import first_problem
 from contracts.study import StudyProtocol, parse_study
 from durable.files import locked, read_json, write_json
@@ -31,6 +31,7 @@ class Head(Contract):
     model: Digest | None = None  # global model after the last closed round
     optimiser: Digest | None = None  # coordinator's kept state beside it
     threshold: Probability | None = None  # locked after training, where the protocol has a rule for it
+    folds: dict[SiteName, Digest] = {}  # leave-one-site-out: the model that a hospital had no part in
     runs: dict[str, Count] = {}  # Airflow run id -> the round it was bound to
     evaluation: Digest | None = None  # release: plan under which the sites evaluated the final model
     verification: Digest | None = None  # release: plan under which they verified the exported model

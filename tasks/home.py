@@ -23,6 +23,11 @@ class CoordinatorHome:
         return self.root / "keys" / "noise.key"
 
     @property
+    def seal_key(self) -> Path:
+        """X25519 key (32 raw bytes) to which hospitals seal their evaluations."""
+        return self.root / "keys" / "seal.key"
+
+    @property
     def api_key(self) -> Path:
         """Ed25519 key (PKCS #8 PEM) for Airflow's own tokens."""
         return self.root / "keys" / "api.pem"

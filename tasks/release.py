@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.errors import ConsiliumError
-from contracts.evaluation import EvaluationReport
+from contracts.evaluation import EvaluationReport, SealedReport
 from contracts.plan import RoundPlan
 from contracts.release import Approval, GateResult, SitePrivacy
 from contracts.signing import open_signed
@@ -34,6 +34,7 @@ from tasks.home import CoordinatorHome
 from tasks.ledgers import check_ledger, excerpt_bytes
 from tasks.roster import eligible_sites, make_plan, study_noise
 from tasks.rounds import OpenedRound, roster_of, waiting
+from tasks.sealed import unseal
 from tasks.store import (
     get_model,
     load_plan,
@@ -102,7 +103,10 @@ def _collect(
         ConsiliumError: E506, fewer than `min_sites` reports.
     """
     plan = load_plan(home, protocol.study, digest)
-    answers = gather(home, plan, results, EvaluationReport)
+    if plan.kind == "evaluation":
+        answers = unseal(home, plan, digest, gather(home, plan, results, SealedReport))
+    else:
+        answers = gather(home, plan, results, EvaluationReport)
     expected = {
         "study": plan.study,
         "protocol_hash": plan.protocol_hash,

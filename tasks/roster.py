@@ -15,6 +15,7 @@ from tasks.federation import load_federation
 from tasks.head import Head, now
 from tasks.home import CoordinatorHome
 from tasks.intake import admitted_sheets
+from tasks.sealed import seal_key
 from tasks.store import load_sheet
 
 Kind = Literal["statistics", "training", "histogram", "evaluation", "verification"]
@@ -81,6 +82,8 @@ def make_plan(
         noise_multiplier=None if noise is None else noise.of(kind),
         expected_epsilon=None if noise is None else noise.epsilon,
         decision_threshold=None if kind in NOISED else head.threshold,
+        seal_key=seal_key(home).public if kind == "evaluation" else None,
+        folds=head.folds if kind == "evaluation" else {},
         deadline_seconds=protocol.deadline_seconds,
         created=now(),
     )

@@ -25,6 +25,7 @@ def report(**changes) -> EvaluationReport:
         "protocol_hash": ZERO,
         "plan": ZERO,
         "kind": "evaluation",
+        "created": "2026-01-01T00:00:00Z",
         "site": "ash",
         "model": ZERO,
         "cohort": ZERO,

@@ -10,12 +10,14 @@ import pytest
 from consilium.simulation import RUN, ask, run_rounds
 from contracts.canonical import sha256
 from contracts.errors import ConsiliumError
-from contracts.evaluation import EvaluationReport
+from contracts.evaluation import EvaluationReport, SealedReport
+from contracts.sealing import seal
 from contracts.signing import SigningKey, parse_signed, to_text
 from site_runtime.steps import evaluate
 from tasks.exchange import DirectoryExchange
 from tasks.ledgers import check_ledger, excerpt_bytes
 from tasks.release import judge, open_evaluation
+from tasks.sealed import seal_key
 from tests.factories import private_study, tiny_rows, tiny_simulation, tiny_study
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -31,8 +33,23 @@ def evaluated(tmp_path_factory):
     opened = open_evaluation(simulation.coordinator, "tiny", RUN, set(simulation.sites))
     exchange = DirectoryExchange(simulation.coordinator.exchange)
     answers = {s: ask(evaluate, home, opened.plan, exchange) for s, home in simulation.sites.items()}
-    reports = {s: EvaluationReport.model_validate(parse_signed(a).document) for s, a in answers.items()}
+    reports = {s: opened_report(simulation, answer) for s, answer in answers.items()}
     return simulation, reports, answers
+
+
+def opened_report(simulation, answer: str) -> EvaluationReport:
+    """The report inside a hospital's sealed answer."""
+    sealed = SealedReport.model_validate(parse_signed(answer).document)
+    text = seal_key(simulation.coordinator).open(sealed.sealed, sealed.plan)
+    return EvaluationReport.model_validate(parse_signed(text).document)
+
+
+def sealed_again(simulation, answer: str, report: EvaluationReport) -> str:
+    """The hospital's answer with another report inside, signed and sealed anew."""
+    sealed = SealedReport.model_validate(parse_signed(answer).document)
+    key = SigningKey.load(report.site, simulation.sites[report.site].signing_key)
+    inner = seal(to_text(key.sign(report)), seal_key(simulation.coordinator).public, sealed.plan)
+    return to_text(key.sign(sealed.model_copy(update={"sealed": inner})))
 
 
 def put(simulation, tmp_path, data: bytes) -> str:
@@ -97,8 +114,7 @@ def test_a_reservation_that_is_not_opened_is_missed(evaluated, tmp_path):
 
 def test_a_false_account_refuses_its_hospital_and_says_why(evaluated):
     simulation, reports, answers = evaluated
-    key = SigningKey.load("ash", simulation.sites["ash"].signing_key)
-    false = to_text(key.sign(reports["ash"].model_copy(update={"epsilon_study": 0.1})))
+    false = sealed_again(simulation, answers["ash"], reports["ash"].model_copy(update={"epsilon_study": 0.1}))
     with pytest.raises(ConsiliumError, match=r"E506.*refused: ash \(E408"):
         judge(simulation.coordinator, "tiny", RUN, answers | {"ash": false})
     assert judge(simulation.coordinator, "tiny", RUN, answers) == []  # the tiny study has no gates
