@@ -1,4 +1,4 @@
-"""Two models on the same patients: paired differences, model minus other, so that above 0 the model is higher.
+"""Two models on the same patients: paired differences, model minus other: above 0 the model is higher.
 
 Where the difference has no sample variance, one of two things is true. The two say the same of every patient
 (the same ranking, or the same probabilities): the difference is exactly 0 and so are its error and interval.

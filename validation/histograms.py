@@ -1,19 +1,19 @@
-"""Performance from a histogram of the model's logit by class: what a sum over hospitals, also a noised one, gives.
+"""Performance from a histogram of the model's logit by class, such as a sum over hospitals, also a noised one.
 
 Counts are float64 [bins] in the order of a rising logit, of the events and of the non-events. They may carry
 noise, and are then used as they are, negative ones too. Setting those to zero adds patients where there are
 none, mostly to the empty bins at the ends, and pulls every measure: of 20,000 simulated patients (logits of
 mean -1 and standard deviation 1.2, AUROC .775) in 128 bins from -6 to 6 with noise of standard deviation 10,
-the AUROC is off by -.0002 on average of 2,000 draws (Monte-Carlo error .0002), and by -.017 with zeroed counts;
-of 400 patients with noise of .5, by -.0001 (.0006) and -.046.
+the AUROC is off by -.0002 on average of 2,000 draws (Monte-Carlo error .0002), and by -.017 with zeroed
+counts; of 400 patients with noise of .5, by -.0001 (.0006) and -.046.
 
-Bins: patients in one bin count as tied. With a bin width of a tenth of the standard deviation of the logit the
-AUROC is within .005 of that from the scores, at 400 patients as at 20,000: 128 bins from -6 to 6, what lies
-outside counted in the end bins, do for standard deviations from 1 to 2.5. A model whose logits vary by .3
-needs four times as many (128: .0065 off with 400 patients).
+Bins: patients in one bin count as tied. With a bin width of a tenth of the standard deviation of the logit
+the AUROC is within .005 of that from the scores, at 400 patients as at 20,000: 128 bins from -6 to 6, what
+lies outside counted in the end bins, do for standard deviations from 1 to 2.5. A model whose logits vary by
+.3 is up to .0065 off with 400 patients and needs narrower bins.
 
-A measure whose denominator is not above zero is None. Nothing is cut to [0, 1]: with much noise a value may lie
-outside, which says that the noise is as large as the signal.
+A measure whose denominator is not above zero is None. Nothing is cut to [0, 1]: with much noise a value may
+lie outside, which says that the noise is as large as the signal.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def brier_from_histogram(events: Floats, non_events: Floats, centres: Floats) ->
 
 
 def calibration_slope_from_histogram(events: Floats, non_events: Floats, centres: Floats) -> float | None:
-    """Return the slope of the logistic recalibration `event ~ a + slope * logit`, patients at their bin's centre.
+    """Return the slope of the logistic recalibration `event ~ a + slope * logit`, patients at bin centres.
 
     Newton's method on the score equations from a = 0, slope = 1 (perfect calibration). The equations are
     linear in the counts, so that noise of mean zero leaves them right on average; their solution is not
@@ -106,7 +106,7 @@ def calibration_slope_from_histogram(events: Floats, non_events: Floats, centres
 def roc_points(events: Floats, non_events: Floats) -> list[tuple[float, float]]:
     """Return the ROC curve through the edges of the bins, (false positive rate, true positive rate).
 
-    From (0, 0), nobody alerted, to (1, 1). With noised counts the points may go back or leave the unit square;
+    From (0, 0), nobody alerted, to (1, 1). With noised counts points may go back or leave the unit square;
     their trapezoids still sum to `auroc_from_histogram`, which a curve made monotone would not.
 
     Args:

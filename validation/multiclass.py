@@ -62,7 +62,7 @@ def multiclass_auroc(probability: Floats, label: Labels) -> dict[str, Estimate]:
 def multilabel(probability: Floats, label: Floats) -> dict[int, dict[str, Estimate]]:
     """Return auroc, auprc and brier of each label over the patients where it is measured, and their means.
 
-    A label needs two measured patients of each class for auroc and auprc, and two measured patients for brier;
+    A label needs two measured patients of each class for auroc and auprc, two measured patients for brier;
     what cannot be estimated is absent, and so is a label without any. Under the key `MACRO` is the mean of
     each measure over the labels that have it: compare it only between models measured on the same patients.
 

@@ -1,4 +1,4 @@
-"""What the alerts at one threshold are worth: the rates of the two-by-two table, each with Wilson's interval."""
+"""What the alerts at one threshold are worth: rates of the two-by-two table with Wilson's intervals."""
 
 from __future__ import annotations
 

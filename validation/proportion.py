@@ -1,4 +1,4 @@
-"""Proportions and means with their errors: accuracy (Wilson), the Brier score, and the intervals others use."""
+"""Proportions and means with their errors: Wilson's interval, the Brier score, and forms that others use."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ In the censoring distribution an event comes before a censoring at the same time
 All errors are the infinitesimal jackknife: the sum of squares of the derivative of the measure by each
 patient's weight (Therneau & Atkinson, `survival::concordance`, do so for C). With IPCW it includes that the
 weights are estimated (Blanche, Dartigues & Jacqmin-Gadda, Statistics in Medicine 32, 2013, give the same
-representation for the AUC). Intervals are symmetric on the logit scale. Fewer than two patients on either side
-have no error: the measure is then None.
+representation for the AUC). Intervals are symmetric on the logit scale. Fewer than two patients on either
+side have no error: the measure is then None.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class _FollowUp:
 
     time: Floats
     before: Floats  # G just before each patient's own time
-    own: Floats  # 1 / (Y - d) at a censored patient's own time, else 0; 0 too where all who are left are censored
+    own: Floats  # 1 / (Y - d) at a censored patient's own time; 0 for an event, and where Y = d (the last time)
     hazard: Floats  # sum of d / (Y (Y - d)) over the censoring times up to a patient's own, which is included
     hazard_before: Floats  # the same, own time left out
 
@@ -122,7 +122,8 @@ class _FollowUp:
         amounts = np.append(np.cumsum(amount[order][::-1])[::-1], 0.0)
         early = np.append(0.0, np.cumsum((amount * self.hazard_before)[order]))
         # T_i <= T_k: all s < T_i; T_i > T_k: all s <= T_k at which k was still in Y.
-        return early[after] + amounts[after] * (self.hazard - self.own)
+        moved: Floats = early[after] + amounts[after] * (self.hazard - self.own)
+        return moved
 
 
 def _follow_up(time: Floats, event: Events) -> _FollowUp:
@@ -179,7 +180,8 @@ def _share_below(score: Floats, others: Floats, weight: Floats) -> Floats:
     cumulative = np.append(0.0, np.cumsum(weight[order]))
     lower = np.searchsorted(others[order], score, side="left")
     upper = np.searchsorted(others[order], score, side="right")
-    return (cumulative[lower] + cumulative[upper]) / 2
+    share: Floats = (cumulative[lower] + cumulative[upper]) / 2
+    return share
 
 
 def _estimate(value: float, influence: Floats, trials: int) -> Estimate:
