@@ -1,4 +1,4 @@
-"""Performance from a histogram of the model's logit by class, such as a sum over hospitals, also a noised one.
+"""Performance from a histogram of the model's logit by class, such as a sum over hospitals with noise.
 
 Counts are float64 [bins] in the order of a rising logit, of the events and of the non-events. They may carry
 noise, and are then used as they are, negative ones too. Setting those to zero adds patients where there are

@@ -106,7 +106,7 @@ class _FollowUp:
 
     time: Floats
     before: Floats  # G just before each patient's own time
-    own: Floats  # 1 / (Y - d) at a censored patient's own time; 0 for an event, and where Y = d (the last time)
+    own: Floats  # 1 / (Y - d) at a censored patient's own time; 0 for an event and where Y = d
     hazard: Floats  # sum of d / (Y (Y - d)) over the censoring times up to a patient's own, which is included
     hazard_before: Floats  # the same, own time left out
 
