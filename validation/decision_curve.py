@@ -90,9 +90,9 @@ def decision_curve(
 ) -> list[DecisionPoint]:
     """Return the decision curve on a fixed grid, less the thresholds that would give a small count away.
 
-    Net benefit is TP/n - FP/n x t / (1 - t): with n and the totals known, both counts follow from a published
-    point also after rounding (TP and FP are whole numbers), and the counts of the patients between two
-    thresholds by subtraction. A threshold is therefore published only when the patients whose risk lies
+    Net benefit is TP/n - FP/n x t / (1 - t): with n and the totals known, few pairs of whole numbers TP and FP
+    fit a published point, also after rounding, and subtraction gives the counts of the patients between two
+    thresholds. A threshold is therefore published only when the patients whose risk lies
     between it and the one published before (for the first: below it) are none or hold at least
     `minimum_cell` events and as many non-events, and so do those at or above it. A count of both classes
     together would not do: 30 patients between two thresholds, one with an event, give that one event away;
