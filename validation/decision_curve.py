@@ -90,13 +90,13 @@ def decision_curve(
 ) -> list[DecisionPoint]:
     """Return the decision curve on a fixed grid, less the thresholds that would give a small count away.
 
-    Net benefit is TP/n - FP/n x t / (1 - t): with n and the totals known, few pairs of whole numbers TP and FP
-    fit a published point, also after rounding, and subtraction gives the counts of the patients between two
-    thresholds. A threshold is therefore published only when the patients whose risk lies
-    between it and the one published before (for the first: below it) are none or hold at least
-    `minimum_cell` events and as many non-events, and so do those at or above it. A count of both classes
-    together would not do: 30 patients between two thresholds, one with an event, give that one event away;
-    and with every risk under the first threshold, treat-all alone gives the number of events.
+    Net benefit is TP/n - FP/n x t / (1 - t): with n and the totals known, few pairs of whole numbers TP and
+    FP fit a published point, also after rounding, and subtraction gives the counts of the patients between
+    two thresholds. A threshold is therefore published only when the patients whose risk lies between it and
+    the one published before (for the first: below it) are none or hold at least `minimum_cell` events and as
+    many non-events, and so do those at or above it. A count of both classes together would not do: 30
+    patients between two thresholds, one with an event, give that one event away; and with every risk under
+    the first threshold, treat-all alone gives the number of events.
 
     The grid is `points` evenly spaced thresholds from `low` to `high`, rounded to 4 decimals, and does not
     depend on data. What else is published of the same patients at a threshold off this grid (sensitivity at

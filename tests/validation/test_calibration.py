@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from statsmodels.tools.sm_exceptions import DomainWarning
@@ -50,9 +50,7 @@ def test_observed_expected_interval_is_on_the_wide_side_also_for_a_perfect_model
     assert covered / 300 >= 0.95
 
 
-@pytest.mark.parametrize(
-    ("p", "y"), [([0.1, 0.2], [0, 0]), ([0.1, 0.2], [1, 1]), ([0.0, 0.0], [0, 1])]
-)
+@pytest.mark.parametrize(("p", "y"), [([0.1, 0.2], [0, 0]), ([0.1, 0.2], [1, 1]), ([0.0, 0.0], [0, 1])])
 def test_an_observed_expected_ratio_without_an_error_is_none(p, y):
     assert observed_expected(np.array(p), np.array(y)) is None
 
@@ -90,6 +88,7 @@ def test_ece_of_a_perfect_model_is_biased_upwards_as_documented():
     assert many == pytest.approx(0.016, abs=0.002)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 8), st.integers(0, 1)), min_size=2, max_size=60),
     st.integers(1, 12),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from confidenceinterval.delong import fastDeLong
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
@@ -52,6 +52,7 @@ def test_errors_match_the_spread_over_repeated_samples(name):
 
 
 @pytest.mark.parametrize("name", DIFFERENCES)
+@settings(deadline=None)
 @given(rows=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1)), min_size=4, max_size=40))
 def test_a_model_compared_with_itself_differs_by_exactly_zero(name, rows):
     p, y = np.array([r for r, _ in rows]), np.array([e for _, e in rows])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from confidenceinterval.delong import delong_roc_variance
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -46,9 +46,9 @@ def test_auprc_equals_scikit_learn_also_with_ties(seed, digits):
 def test_auprc_error_is_the_derivative_by_each_patients_weight():
     p, y = cohort(40, 2)
     p = np.round(p, 1)
-    step = 1e-6 * np.eye(40)
     derivative = [
-        (weighted_average_precision(p, y, 1 + e) - weighted_average_precision(p, y, 1 - e)) / 2e-6 for e in step
+        (weighted_average_precision(p, y, 1 + e) - weighted_average_precision(p, y, 1 - e)) / 2e-6
+        for e in 1e-6 * np.eye(40)
     ]
     value, influence = average_precision_influence(p, y)
     assert value == pytest.approx(weighted_average_precision(p, y, np.ones(40)), abs=1e-12)
@@ -83,6 +83,7 @@ def test_delong_covariance_equals_the_definition_by_pairs():
     assert one.shape == (1,) and variance.shape == (1, 1)
 
 
+@settings(deadline=None)
 @given(patients)
 def test_auroc_keeps_under_a_monotone_transform_and_swapping_labels_gives_its_complement(rows):
     p, y = arrays(rows)
@@ -91,6 +92,7 @@ def test_auroc_keeps_under_a_monotone_transform_and_swapping_labels_gives_its_co
     assert auroc(p, 1 - y).value == pytest.approx(1 - value, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(patients)
 def test_intervals_hold_the_value_and_stay_inside_0_and_1(rows):
     p, y = arrays(rows)
@@ -99,6 +101,7 @@ def test_intervals_hold_the_value_and_stay_inside_0_and_1(rows):
         assert found.upper > found.lower
 
 
+@settings(deadline=None)
 @given(patients)
 def test_influences_sum_to_zero_and_their_squares_to_the_variance(rows):
     p, y = arrays(rows)

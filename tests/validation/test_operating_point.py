@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 from statsmodels.stats.proportion import proportion_confint
@@ -51,6 +51,7 @@ def test_a_rate_without_a_denominator_is_absent(p, y, absent):
     assert {"sensitivity", "specificity", "ppv", "npv", "alert_rate"} - found.keys() == absent
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1)), min_size=1, max_size=60),
     st.floats(0.01, 0.99),
