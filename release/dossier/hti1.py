@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.study import StudyProtocol
-from release.dossier.index import place_of_statement, said_not_applicable
+from release.dossier.index import ANSWERED, place_of_statement, said_not_applicable
 from release.dossier.pointers import NOWHERE, is_open, open_value
 from release.dossier.statements import field, limitations
 from release.dossier.writing import AUTHOR, json_bytes
@@ -248,7 +248,7 @@ def _attribute(number: int, attribute: Attribute, facts: ReleaseFacts) -> dict[s
         who = f"{AUTHOR}: `dossier.statements.{attribute.id}`"
         answer = attribute.answer(facts) if attribute.answer else open_value(f"{attribute.title}.", who)
         status = "open" if is_open(answer) else "met"
-        reason = answer["open"] if isinstance(answer, dict) else "Answered at this place."
+        reason = answer["open"] if isinstance(answer, dict) else ANSWERED
     return {
         "id": attribute.id,
         "clause": attribute.clause,
@@ -258,6 +258,7 @@ def _attribute(number: int, attribute: Attribute, facts: ReleaseFacts) -> dict[s
         "status": status,
         "file": file,
         "pointer": pointer,
+        "also": NOWHERE,
         "reason": reason,
     }
 

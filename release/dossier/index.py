@@ -1,7 +1,7 @@
 """What a standard asks for, and where in this release it is answered: the entries of every index.
 
 An item is answered at one or more places; it is met only when each of them is. A person may answer it in
-words (`dossier.statements`), which then stand in dossier/statements.json, or say there that it does not apply.
+words (`dossier.statements`, shown in dossier/statements.json), or say there that it does not apply.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from release.facts import ReleaseFacts
 Status = Literal["met", "not_applicable", "open"]
 Place = tuple[str, str]  # file, pointer
 
+ANSWERED = "Answered at the place named."
 _NOT_APPLICABLE = "not applicable:"  # how a statement begins that says so
 
 
@@ -30,6 +31,7 @@ class Item:
         title: what it asks for, in our words.
         places: where facts or named fields answer it; all of them must.
         who: who must write what is missing.
+        source: where a file or value that is not in the release would come from.
         statement: `instead`: a statement, where there is one, answers alone; `needed`: the places do not
             suffice without one; `none`: no statement is asked for.
         unless: why the item does not apply to this release; None when it does.
@@ -40,6 +42,7 @@ class Item:
     title: str
     places: tuple[Place, ...] = ()
     who: str = "the study's authors"
+    source: str = "the study's YAML, the hospitals' evaluation or the release run"
     statement: Literal["instead", "needed", "none"] = "instead"
     unless: Callable[[ReleaseFacts], str | None] | None = None
 
@@ -50,9 +53,10 @@ def place_of_statement(identifier: str) -> Place:
 
 
 def entry(item: Item, facts: ReleaseFacts, files: Mapping[str, bytes]) -> dict[str, Any]:
-    """Return {id, clause, title, status, file, pointer, reason} for one item.
+    """Return {id, clause, title, status, file, pointer, also, reason} for one item.
 
-    The place is where the answer stands or, open, where it would stand; no value is ever empty.
+    The place is where the answer stands or, open, where it would stand; `also` names the other places that
+    the answer needs (`further_places`). No value is ever empty.
     """
     text = facts.protocol.dossier.statements.get(item.id, "").strip() if item.statement != "none" else ""
     head = {"id": item.id, "clause": item.clause, "title": item.title}
@@ -66,10 +70,10 @@ def entry(item: Item, facts: ReleaseFacts, files: Mapping[str, bytes]) -> dict[s
         try:
             value = resolve(files, *place)
         except PlaceError as error:
-            return head | _at(place, "open", f"{_sentence(str(error))} To be written by {item.who}.")
+            return head | _at(place, "open", _unwritten(item, place, error))
         if is_open(value):
             return head | _at(place, "open", reason_of(value))
-    return head | _at(places[0], "met", _elsewhere(places[1:]))
+    return head | _at(places[0], "met", ANSWERED, places[1:])
 
 
 def said_not_applicable(statement: str) -> str | None:
@@ -102,15 +106,22 @@ def _places(item: Item, stated: bool) -> tuple[Place, ...]:
     return item.places
 
 
-def _at(place: Place, status: Status, reason: str) -> dict[str, str]:
-    return {"status": status, "file": place[0], "pointer": place[1], "reason": reason}
+def further_places(also: str) -> tuple[Place, ...]:
+    """Read the cell `also`: places as `file pointer`, parted by semicolons, or `-`."""
+    if also == NOWHERE:
+        return ()
+    parts = (place.strip().rpartition(" ") for place in also.split(";"))
+    return tuple((file, pointer) for file, _, pointer in parts)
 
 
-def _elsewhere(places: tuple[Place, ...]) -> str:
-    if not places:
-        return "Answered at this place."
-    return "Answered at this place and at " + ", ".join(f"{file} {pointer}" for file, pointer in places) + "."
+def _at(place: Place, status: Status, reason: str, also: tuple[Place, ...] = ()) -> dict[str, str]:
+    named = "; ".join(f"{file} {pointer}" for file, pointer in also) or NOWHERE
+    return {"status": status, "file": place[0], "pointer": place[1], "also": named, "reason": reason}
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].rstrip(".") + "."
+def _unwritten(item: Item, place: Place, error: PlaceError) -> str:
+    if place == place_of_statement(item.id):
+        return (
+            f"{item.title}. To be written by {item.who}, in the study's YAML: `dossier.statements.{item.id}`."
+        )
+    return f"{item.title}: {error}. It is to come from {item.source}."

@@ -34,12 +34,10 @@ def _item(key: str, clause: str, title: str, *places: Place, **rest: object) -> 
     return Item(key, clause, title, places, **rest)  # type: ignore[arg-type]
 
 
-def _release_file(key: str, clause: str, title: str, *places: Place, who: str) -> Item:
+def _release_file(key: str, clause: str, title: str, *places: Place) -> Item:
     """A row that only a file answers, never a statement."""
-    return Item(key, clause, title, places, who, statement="none")
+    return Item(key, clause, title, places, source="the coordinator's release run", statement="none")
 
-
-_MAKER = "the coordinator's release run"
 
 STANDARDS: dict[str, tuple[Item, ...]] = {
     "IEC 62304": (
@@ -49,14 +47,12 @@ STANDARDS: dict[str, tuple[Item, ...]] = {
             "8.1.2",
             "Third-party software (SOUP) identified",
             ("soup.json", WHOLE),
-            who=_MAKER,
         ),
         _release_file(
             "iec62304.7.1.3",
             "7.1.3",
             "Published anomalies of SOUP evaluated",
             ("vex.cdx.json", WHOLE),
-            who=_MAKER,
         ),
         _item(
             "iec62304.5.7",
@@ -78,7 +74,6 @@ STANDARDS: dict[str, tuple[Item, ...]] = {
             "6",
             "Vulnerabilities of components watched and assessed",
             ("vex.cdx.json", WHOLE),
-            who=_MAKER,
         ),
         _item("iec81001.7", "7", "Security risk management"),
         _release_file(
@@ -86,7 +81,6 @@ STANDARDS: dict[str, tuple[Item, ...]] = {
             "8",
             "Components under configuration management (SBOM)",
             ("sbom.cdx.json", WHOLE),
-            who=_MAKER,
         ),
     ),
     "ISO 14971": (
@@ -144,9 +138,10 @@ STANDARDS: dict[str, tuple[Item, ...]] = {
         _item(
             "mdr.23.4",
             "23.4",
-            "Instructions for use: purpose, users, performance, limits, residual risks",
+            "Instructions for use: purpose, users, benefit, performance, limits, risks",
             (USE, "#intended-use"),
             (USE, "#intended-users"),
+            (USE, "#benefit"),
             (USE, "#limitations"),
             ("validation.json", "/pooled/auroc"),
             (RISK, "/residual_risks"),
@@ -199,11 +194,8 @@ STANDARDS: dict[str, tuple[Item, ...]] = {
             "1.6",
             "Bill of materials with the model and its card",
             ("sbom.cdx.json", "/components"),
-            who=_MAKER,
         ),
-        _release_file(
-            "cyclonedx.vex", "1.6 VEX", "Statements on vulnerabilities", ("vex.cdx.json", WHOLE), who=_MAKER
-        ),
+        _release_file("cyclonedx.vex", "1.6 VEX", "Statements on vulnerabilities", ("vex.cdx.json", WHOLE)),
     ),
     "SLSA": (
         _release_file(
@@ -211,12 +203,9 @@ STANDARDS: dict[str, tuple[Item, ...]] = {
             "Provenance v1",
             "How and from what it was built",
             ("provenance.json", WHOLE),
-            who=_MAKER,
         ),
     ),
-    "CHAI": (
-        _release_file("chai.card", "v0.2", "Applied Model Card", ("dossier/chai.xml", WHOLE), who=_MAKER),
-    ),
+    "CHAI": (_release_file("chai.card", "v0.2", "Applied Model Card", ("dossier/chai.xml", WHOLE)),),
     "NIST AI RMF": (
         _item(
             "nist.govern",
