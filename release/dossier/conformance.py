@@ -1,7 +1,7 @@
 """`conformance.json`: every clause, where the release answers it, and what is still open.
 
-A row is {standard, clause, id, requirement, status, file, pointer, also, reason}; no cell is empty. Builder and
-offline verifier find places with the same function, so that `met` means the same to both.
+A row is {standard, clause, id, requirement, status, file, pointer, also, reason}; no cell is empty. Builder
+and offline verifier find places with the same function, so that `met` means the same to both.
 """
 
 from __future__ import annotations
