@@ -51,4 +51,5 @@ def _purpose(text: str) -> str | dict[str, str]:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].rstrip(".") + "."
+    line = " ".join(text.split())  # a person may have written it: no line of it may begin a section
+    return line[:1].upper() + line[1:].rstrip(".") + "."

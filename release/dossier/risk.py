@@ -6,6 +6,7 @@ passed there. Whether a risk is acceptable is a person's decision; this file nev
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 
 from contracts.dossier import Control, Risk
@@ -57,12 +58,24 @@ def risk(facts: ReleaseFacts) -> bytes:
             "evidence": {
                 "tests": len(evidence.tests) or open_value("The results of the tests.", _WHO_TESTS),
                 "tests_time": evidence.tests_time or open_value("When the tests ran.", _WHO_TESTS),
+                "scan_time": _scan_time(evidence, facts.created),
             },
         }
     )
 
 
 _WHO_TESTS = "whoever runs the tests, as a JUnit report brought to the coordinator"
+_SCAN_DAYS = 30  # an older scan for vulnerabilities says nothing of those that were published since
+
+
+def _scan_time(evidence: Evidence, created: str) -> str | dict[str, str]:
+    who = "whoever scans the components, as a dated report brought to the coordinator"
+    if evidence.scan is None or evidence.scan_time is None:
+        return open_value("A dated scan for vulnerabilities.", who)
+    age = datetime.fromisoformat(created) - datetime.fromisoformat(evidence.scan_time)
+    if age > timedelta(days=_SCAN_DAYS):
+        return open_value(f"A scan of the last {_SCAN_DAYS} days; the last is of {evidence.scan_time}.", who)
+    return evidence.scan_time
 
 
 def result_of(test: str, evidence: Evidence) -> str | None:

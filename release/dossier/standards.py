@@ -52,6 +52,7 @@ STANDARDS: dict[str, tuple[Item, ...]] = {
             "iec62304.7.1.3",
             "7.1.3",
             "Published anomalies of SOUP evaluated",
+            (RISK, "/evidence/scan_time"),
             ("vex.cdx.json", WHOLE),
         ),
         _item(
@@ -65,7 +66,7 @@ STANDARDS: dict[str, tuple[Item, ...]] = {
         ),
         _item("iec62304.5.8.2", "5.8.2", "Known residual anomalies documented"),
         _item("iec62304.8.2", "8.2", "Change control", (PCCP, "/this_release")),
-        _item("iec62304.9", "9", "Problem resolution", (MONITORING, "/reporting")),
+        _item("iec62304.9", "9", "Problem resolution"),
     ),
     "IEC 81001-5-1": (
         _item("iec81001.5", "5", "Security in development", (STATEMENTS, "/fields/security")),
@@ -73,6 +74,7 @@ STANDARDS: dict[str, tuple[Item, ...]] = {
             "iec81001.6",
             "6",
             "Vulnerabilities of components watched and assessed",
+            (RISK, "/evidence/scan_time"),
             ("vex.cdx.json", WHOLE),
         ),
         _item("iec81001.7", "7", "Security risk management"),
@@ -93,6 +95,7 @@ STANDARDS: dict[str, tuple[Item, ...]] = {
             (USE, "#intended-use"),
             (USE, "#out-of-scope"),
         ),
+        _item("iso14971.5.3", "5.3", "Characteristics related to safety"),
         _item("iso14971.5.4", "5.4", "Hazards and hazardous situations", (RISK, "/risks")),
         _item("iso14971.5.5", "5.5", "Risk estimation, with scales", (RISK, "/risks"), (RISK, "/scales")),
         _item("iso14971.6", "6", "Risk evaluation against the criteria"),
@@ -182,7 +185,7 @@ STANDARDS: dict[str, tuple[Item, ...]] = {
         ),
         _item(
             "pccp.authorised",
-            "Authorisation",
+            "Section 515C of the FD&C Act",
             "Which authority authorised the plan",
             (PCCP, "/authorised_by"),
             statement="none",

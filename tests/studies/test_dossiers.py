@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 import studies
+from contracts.canonical import canonical_json
 from contracts.study import StudyProtocol, load_study
+from release.dossier.assemble import dossier_files
 from release.dossier.change_control import change_control
-from release.dossier.conformance import asked_identifiers
+from release.dossier.conformance import asked_identifiers, check_conformance
 from release.dossier.pointers import is_open
 from release.dossier.risk import risk
-from tests.documented import documented
+from tests.documented import documented, written_before
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [load_study(path) for path in sorted(Path(studies.__file__).parent.glob("*.yaml"))]
@@ -52,3 +54,13 @@ def test_the_demonstrations_say_what_they_are_and_claim_no_more(study: str) -> N
     file = json.loads(risk(facts))
     assert is_open(file["residual_risks"]) and is_open(file["overall_residual_risk"])
     assert is_open(json.loads(change_control(facts))["authorised_by"])
+
+
+@pytest.mark.parametrize("protocol", SHIPPED, ids=lambda p: p.study)
+def test_the_conformance_matrix_of_a_shipped_study_holds(protocol: StudyProtocol, tmp_path: Path) -> None:
+    before = written_before(documented(), tmp_path) | {"study.json": canonical_json(protocol)}
+    files = {**before, **dossier_files(dataclasses.replace(documented(), protocol=protocol), before)}
+    matrix = json.loads(files["conformance.json"])
+    assert check_conformance(matrix, files.__getitem__) == []
+    written = bool(protocol.dossier.users)
+    assert matrix["summary"]["met"] > (60 if written else 25) and matrix["summary"]["open"] > 25

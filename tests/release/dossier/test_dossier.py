@@ -214,6 +214,19 @@ def test_a_modification_without_one_part_opens_that_part_alone(before: dict[str,
     assert rows["pccp.retraining"]["status"] == "met"
 
 
+@pytest.mark.parametrize(
+    ("scanned", "status"), [("2025-12-31T00:00:00Z", "met"), ("2025-12-01T00:00:00Z", "open"), (None, "open")]
+)
+def test_only_a_scan_of_the_last_thirty_days_counts(
+    before: dict[str, bytes], scanned: str | None, status: str
+) -> None:
+    evidence = Evidence(scan={"vulnerabilities": []} if scanned else None, scan_time=scanned)
+    facts = dataclasses.replace(with_dossier(), evidence=evidence)
+    held = {**before, "vex.cdx.json": b'{"bomFormat": "CycloneDX"}'}
+    rows = rows_of(dossier_of(held, facts))
+    assert rows["iec62304.7.1.3"]["status"] == status == rows["iec81001.6"]["status"]
+
+
 def test_a_hospital_that_did_not_verify_leaves_the_approvals_open(before: dict[str, bytes]) -> None:
     facts = with_dossier()
     silent = dataclasses.replace(facts, verification=facts.verification[:1])
