@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.study import StudyProtocol
-from release.dossier.index import ANSWERED, place_of_statement, said_not_applicable
+from release.dossier.index import ANSWERED, place_of_statement
 from release.dossier.pointers import NOWHERE, is_open, open_value
-from release.dossier.statements import field, limitations
+from release.dossier.statements import field, limitations, said_not_applicable, says_no_reason
 from release.dossier.writing import AUTHOR, json_bytes
 from release.facts import ReleaseFacts
 
@@ -241,7 +241,7 @@ def _attribute(number: int, attribute: Attribute, facts: ReleaseFacts) -> dict[s
     answer: Answer
     if excuse is not None:
         answer, status, reason, file, pointer = written, "not_applicable", excuse, NOWHERE, NOWHERE
-    elif written:
+    elif written and not says_no_reason(written):
         answer, status = written, "met"
         reason = "Stated by the study's authors, in {} {}.".format(*place_of_statement(attribute.id))
     else:

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 from release.dossier.pointers import NOWHERE, PlaceError, is_open, reason_of, resolve
 from release.dossier.statements import FILE as STATEMENTS
+from release.dossier.statements import said_not_applicable
 from release.facts import ReleaseFacts
 
 Status = Literal["met", "not_applicable", "open"]
 Place = tuple[str, str]  # file, pointer
 
 ANSWERED = "Answered at the place named."
-_NOT_APPLICABLE = "not applicable:"  # how a statement begins that says so
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,6 @@ def entry(item: Item, facts: ReleaseFacts, files: Mapping[str, bytes]) -> dict[s
         if is_open(value):
             return head | _at(place, "open", reason_of(value))
     return head | _at(places[0], "met", ANSWERED, places[1:])
-
-
-def said_not_applicable(statement: str) -> str | None:
-    """Return the reason of a statement that begins with `Not applicable:`; None for any other."""
-    if not statement.lower().startswith(_NOT_APPLICABLE):
-        return None
-    reason = statement[len(_NOT_APPLICABLE) :].strip()
-    return f"As the study's authors state: {reason}" if reason else None
 
 
 def entries(items: Iterable[Item], facts: ReleaseFacts, files: Mapping[str, bytes]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from contracts.dossier import Control, Risk
 from release.dossier.pointers import is_open, open_value
+from release.dossier.statements import says_no_reason
 from release.dossier.writing import AUTHOR, json_bytes, stated
 from release.facts import Evidence, ReleaseFacts
 
@@ -156,7 +157,8 @@ def _residual(risks: list[Risk]) -> dict[str, Any]:
 
 def _statement(facts: ReleaseFacts, clause: str, missing: str) -> str | dict[str, str]:
     key = f"iso14971.{clause}"
-    return stated(facts.protocol.dossier.statements.get(key), f"dossier.statements.{key}", missing)
+    text = facts.protocol.dossier.statements.get(key, "")
+    return stated("" if says_no_reason(text) else text, f"dossier.statements.{key}", missing)
 
 
 def _scale(words: dict[int, str]) -> dict[str, str]:

@@ -15,6 +15,8 @@ from release.facts import ReleaseFacts
 
 FILE = "dossier/statements.json"
 
+_NOT_APPLICABLE = "not applicable:"  # how a statement begins that says so
+
 # What each field would say.
 MISSING = {
     "manufacturer": "Who makes the device and answers for it.",
@@ -46,6 +48,18 @@ def limitations(dossier: Dossier) -> list[str] | dict[str, str]:
     return listed(dossier.limitations, "dossier.limitations", "The known limits of the model.")
 
 
+def said_not_applicable(statement: str) -> str | None:
+    """Return the reason of a statement that begins with `Not applicable:`; None for any other."""
+    if not statement.lower().startswith(_NOT_APPLICABLE) or says_no_reason(statement):
+        return None
+    return f"As the study's authors state: {statement[len(_NOT_APPLICABLE) :].strip()}"
+
+
+def says_no_reason(statement: str) -> bool:
+    """Say whether a statement is a bare `Not applicable`, which excuses nothing."""
+    return statement.strip().rstrip(":.").lower() == _NOT_APPLICABLE.rstrip(":")
+
+
 def statements_file(facts: ReleaseFacts, asked: Collection[str]) -> bytes:
     """Return `dossier/statements.json`.
 
@@ -57,7 +71,12 @@ def statements_file(facts: ReleaseFacts, asked: Collection[str]) -> bytes:
     value: dict[str, Any] = {
         "what_this_is": "Written by people in the study's YAML (section dossier), signed with the protocol.",
         "fields": {name: field(dossier, name) for name in MISSING} | {"limitations": limitations(dossier)},
-        "statements": dict(dossier.statements),
+        "statements": {name: _statement(name, text) for name, text in dossier.statements.items()},
         "statements_that_answer_no_item": sorted(set(dossier.statements) - set(asked)),
     }
     return json_bytes(value)
+
+
+def _statement(name: str, text: str) -> str | dict[str, str]:
+    missing = "The reason why it does not apply." if says_no_reason(text) else "The answer to this item."
+    return stated("" if says_no_reason(text) else text, f"dossier.statements.{name}", missing)
