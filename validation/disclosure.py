@@ -175,7 +175,7 @@ class RiskGroups:
         self.edges: dict[int, set[float]] = {0: set(), 1: set()}
 
     def split(self, edge: float, classes: tuple[int, ...] = (0, 1)) -> bool:
-        """Cut between risks below `edge` and others, if no group of `classes` becomes too small; say whether."""
+        """Cut between risks below `edge` and others, if no group becomes too small; say whether."""
         for c in classes:
             if any(count < self.cell for count in self._counts(c, self.edges[c] | {edge})):
                 return False
