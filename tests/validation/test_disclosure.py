@@ -43,7 +43,7 @@ def said(metrics):
 @pytest.mark.parametrize("cell", [2, 3])
 def test_no_small_count_of_decisions_can_be_told_from_its_neighbours(cell):
     """All tables of all class totals: whoever knows these and every metric solves for the four counts."""
-    for events, others in itertools.product(range(2 * cell, 2 * cell + 6), repeat=2):
+    for events, others in itertools.product(range(2 * cell, 2 * cell + 3), repeat=2):
         worlds = defaultdict(list)
         for hits, false in itertools.product(range(events + 1), range(others + 1)):
             p, y = arrays(hits, events - hits, false, others - false)
@@ -76,12 +76,13 @@ def test_no_small_count_of_a_groups_decisions_follows_from_the_others(unknown):
     """Two groups and a hospital whose own table is known: withheld cells stay open, whatever the rule was."""
     cell, worlds = 2, defaultdict(list)
     sizes = [(4, 4), (5, 4)]
-    for of in itertools.product(*(range(size + 1) for pair in sizes for size in pair)):
+    everything = [range(size + 1) for pair in sizes for size in pair] + [range(unknown + 1)]
+    for *of, alerted in itertools.product(*everything):
         tables = [
             (of[2 * i], events - of[2 * i], of[2 * i + 1], others - of[2 * i + 1])
             for i, (events, others) in enumerate(sizes)
         ]
-        parts = [arrays(*table) for table in tables] + [arrays(unknown, 0, 0, 0)]
+        parts = [arrays(*table) for table in tables] + [arrays(alerted, unknown - alerted, 0, 0)]
         p, y = (np.concatenate(column) for column in zip(*parts, strict=True))
         at = np.repeat([0, 1, 2], [len(part[0]) for part in parts])
         members = {"a": at == 0, "b": at == 1}
@@ -98,7 +99,7 @@ def test_no_small_count_of_a_groups_decisions_follows_from_the_others(unknown):
             assert not small or any(v - 1 in values or v + 1 in values for v in small)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     n=st.integers(30, 300),
@@ -125,10 +126,10 @@ def test_thresholds_curve_and_bins_are_sums_of_groups_that_hold_the_cell(seed, n
         assert all(abs(a - b) >= cell for a, b in itertools.combinations(above, 2))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(4, 250), cell=st.integers(2, 10), coarse=st.booleans())
 def test_whatever_a_hospital_makes_its_last_door_lets_through(seed, n, cell, coarse):
-    """The door solves for counts on its own: a report that it refuses would be a hospital that cannot answer."""
+    """The door solves for counts on its own; a report that it refuses is a hospital that cannot answer."""
     draw = np.random.default_rng(seed)
     p, y = cohort(n, seed, slope=draw.uniform(0, 2), intercept=draw.normal())
     p = np.round(p, 1) if coarse else p
