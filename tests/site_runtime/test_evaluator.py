@@ -159,7 +159,8 @@ def test_the_model_is_compared_with_everything_that_was_planned(federation):
         expected = report.metrics["auroc"].value - comparison.metrics["auroc"].value
         assert difference.value == pytest.approx(expected, abs=2e-4)
         assert difference.lower < difference.value < difference.upper
-        assert {"sensitivity", "alert_rate", "brier"} <= set(comparison.metrics)
+        assert {"auprc", "brier", "observed_expected"} <= set(comparison.metrics)
+    assert {"sensitivity", "alert_rate", "net_benefit"} <= set(of["previous"].metrics)
 
 
 def test_a_release_is_scored_by_its_own_probabilities(federation):
