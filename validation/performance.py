@@ -159,9 +159,11 @@ def _curve(p: Floats, y: Labels, protocol: StudyProtocol, groups: RiskGroups) ->
     planned = protocol.validation.net_benefit
     if planned is None:
         return []
+    # All of its points: those that it would choose by itself know nothing of the decision threshold.
+    every = decision_curve(p, y, planned.low, planned.high, minimum_cell=0)
     return [
         DecisionPoint(threshold=point.threshold, model=point.model + 0.0, treat_all=point.treat_all)
-        for point in decision_curve(p, y, planned.low, planned.high, groups.cell)
+        for point in every
         if groups.split(point.threshold)
     ]
 
