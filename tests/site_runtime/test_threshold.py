@@ -129,14 +129,14 @@ def test_a_hospital_answers_for_one_threshold(tmp_path, changes, number):
     protocol, home = ruled(), SiteHome(tmp_path / "ash")
     home.state("tiny").mkdir(parents=True)
     first = {"base_model": ZERO, "decision_threshold": 0.32}
-    remember_evaluation(home, protocol, plan_of(protocol, "evaluation", 3, **first), ZERO)
+    remember_evaluation(home, protocol, plan_of(protocol, "evaluation", 3, **first), ZERO, "ash")
     for kind in ("evaluation", "verification"):
         again = plan_of(protocol, kind, 3, **(first | {"artefact": ZERO} | changes))
         if number is None:
-            remember_evaluation(home, protocol, again, ZERO)
+            remember_evaluation(home, protocol, again, ZERO, "ash")
         else:
             with pytest.raises(ConsiliumError, match=number):
-                remember_evaluation(home, protocol, again, ZERO)
+                remember_evaluation(home, protocol, again, ZERO, "ash")
 
 
 @pytest.fixture(scope="module")
