@@ -1,10 +1,10 @@
 """Which exchange of a study is which: the one place that says what number N is.
 
-In order: `statistics` (number 0, where normalisation is federated), `training` 1 .. rounds, `histogram` (where
-a rule finds the decision threshold), `local` (where each hospital trains a model of its own), and for
+In order: `statistics` (number 0, where normalisation is federated), `training` 1 .. rounds, `histogram`
+(where a rule finds the decision threshold), `local` (where each hospital trains a model of its own), and for
 leave-one-site-out every round of training again for each hospital that is left out, one hospital after the
-other in the order of their names. Coordinator and hospitals count alike; only the coordinator's head knows who
-the hospitals of the folds are.
+other in the order of their names. Coordinator and hospitals count alike; only the coordinator's head knows
+who the hospitals of the folds are.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ def last_exchange(protocol: StudyProtocol, folds: int) -> int:
 def most_folds(protocol: StudyProtocol) -> int:
     """How many hospitals may be left out at most, which is also how many may take part; 0 without folds."""
     return protocol.validation.leave_one_site_out or 0
+
+
+def most_exchanges(protocol: StudyProtocol) -> int:
+    """How many exchanges a study has at most."""
+    return last_exchange(protocol, most_folds(protocol)) + 1 - protocol.first_round
 
 
 def slot_at(protocol: StudyProtocol, number: int) -> Slot | None:

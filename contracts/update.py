@@ -11,8 +11,8 @@ from contracts.fields import Contract, Count, Digest, Finite, SiteName, StudyNam
 
 class UpdateEnvelope(Contract):
     """What a site sends for a plan. With DP on nothing in it is computed from the data but `cohort`: a keyed
-    digest, which nobody can guess and which shows whether the cohort is the one of the data sheet. An answer to
-    a `local` plan has no tensors: the model that was trained stays at the hospital."""
+    digest, which nobody can guess and which shows whether the cohort is the one of the data sheet. An answer
+    to a `local` plan has no tensors: the model that was trained stays at the hospital."""
 
     study: StudyName
     protocol_hash: Digest

@@ -3,10 +3,10 @@
 The statistics round, if there is one, is a single Gaussian release with its share of epsilon, and so is the
 histogram that a decision threshold is read from; training is rounds x steps at the protocol's sample rate and
 gets what composition leaves. What validation trains beside the model is part of the plan: a hospital's own
-model costs all rounds once more, and leave-one-site-out costs them once more for every other hospital, since a
-hospital has no part in one of the folds. All training has the same noise. With hospital-level privacy every
-round is one release of the coordinator. Each noise multiplier is the smallest of four significant digits that
-meets its target: numbers that can be written down exactly.
+model costs all rounds once more, and leave-one-site-out costs them once more for every other hospital, since
+a hospital has no part in one of the folds. All training has the same noise. With hospital-level privacy
+every round is one release of the coordinator. Each noise multiplier is the smallest of four significant
+digits that meets its target: numbers that can be written down exactly.
 """
 
 from __future__ import annotations
@@ -115,10 +115,13 @@ def planned_spends(protocol: StudyProtocol, noise: StudyNoise) -> list[Spend]:
     return [spend for _, spend in planned_exchanges(protocol, noise)]
 
 
-def still_planned(protocol: StudyProtocol, noise: StudyNoise, number: int, own_fold_past: bool) -> list[Spend]:
-    """Return what the study still plans at a hospital after the exchange `number`, all rounds of a kind in one.
+def still_planned(
+    protocol: StudyProtocol, noise: StudyNoise, number: int, own_fold_past: bool
+) -> list[Spend]:
+    """Return what the study still plans at a hospital after an exchange, all rounds of a kind in one.
 
     Args:
+        number: of the exchange.
         own_fold_past: whether the fold without this hospital lies before this exchange.
     """
     before_folds, folds = last_before_folds(protocol), max(most_folds(protocol) - 1, 0)

@@ -97,7 +97,7 @@ def test_what_is_spent_and_what_is_still_planned_is_always_the_whole_study(chang
     spent: list[Spend] = []
     for number, kind in enumerate(kinds):
         spent.append(spend_of(protocol, kind, noise.of(kind)))
-        still = remaining(protocol, plan_of(protocol, kind, number), noise)
+        still = remaining(protocol, plan_of(protocol, kind, number), noise, "ash")
         assert steps([*spent, *still]) == steps(planned)
     assert still == []
 
