@@ -14,7 +14,7 @@ from consilium.output import Json, home_folder, print_json, reporting_refusals, 
 from consilium.rest import Question
 from consilium.up import Platform, current
 from contracts.errors import ConsiliumError
-from contracts.schedule import last_exchange, most_folds, title_of
+from contracts.schedule import last_exchange, most_exchanges, title_of
 from contracts.study import StudyProtocol
 from tasks.head import Head, load_head, load_protocol
 from tasks.store import load_record
@@ -55,7 +55,7 @@ class Follower:
 
 def total_steps(protocol: StudyProtocol) -> int:
     """Intake, every round, and the release's three parts."""
-    return 1 + last_exchange(protocol, most_folds(protocol)) + (1 - protocol.first_round) + 3
+    return 1 + most_exchanges(protocol) + 3
 
 
 def intake(follower: Follower) -> dict[str, Any]:

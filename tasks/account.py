@@ -68,12 +68,12 @@ def epsilon_of(protocol: StudyProtocol, updates: list[UpdateEnvelope]) -> dict[s
 
 
 def spent_of(records: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """What the hospitals' ledgers said last of the study, of each hospital and the largest; None unless private.
+    """What the hospitals' ledgers said last of the study, each and the largest; None without privacy.
 
     Args:
         records: of all exchanges, in order; the last one may have had fewer hospitals.
     """
-    told = [record["epsilon"] for record in records if record.get("epsilon")]
+    told: list[dict[str, Any]] = [record["epsilon"] for record in records if record.get("epsilon")]
     if not told:
         return None
     sites = {site: spent for epsilon in told for site, spent in epsilon.get("sites", {}).items()}
