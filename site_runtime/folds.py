@@ -44,4 +44,4 @@ def check_fold(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan, slot: S
     base = noted["bases"].setdefault(str(plan.round), plan.base_model)
     if base != plan.base_model:
         raise ConsiliumError("E504", f"exchange {plan.round} was planned from {base}, not {plan.base_model}")
-    write_json(path, {"names": names, "bases": noted["bases"]})
+    write_json(path, {"names": {str(i): name for i, name in names.items()}, "bases": noted["bases"]})

@@ -54,16 +54,16 @@ def exchange(simulation: Simulation) -> DirectoryExchange:
     return DirectoryExchange(simulation.coordinator.exchange)
 
 
-def opened(simulation: Simulation, run_id: str = "run") -> tuple[str, RoundPlan]:
-    """Open the next exchange: its signed text and its plan."""
-    found = open_round(simulation.coordinator, "tiny", run_id, set(simulation.sites))
+def opened(simulation: Simulation, run_id: str = "run", without: str | None = None) -> tuple[str, RoundPlan]:
+    """Open the next exchange, with every hospital there but one: its signed text and its plan."""
+    found = open_round(simulation.coordinator, "tiny", run_id, set(simulation.sites) - {without})
     assert found.plan is not None, found.reason
     return found.plan, RoundPlan.model_validate(parse_signed(found.plan).document)
 
 
-def run_one(simulation: Simulation, run_id: str) -> tuple[RoundPlan, ClosedRound]:
+def run_one(simulation: Simulation, run_id: str, without: str | None = None) -> tuple[RoundPlan, ClosedRound]:
     """Open an exchange, have its whole roster answer, and close it."""
-    text, plan = opened(simulation, run_id)
+    text, plan = opened(simulation, run_id, without)
     answers: dict[str, str | None] = {
         e.site: train(simulation.sites[e.site], text, exchange(simulation)) for e in plan.roster
     }
