@@ -69,6 +69,7 @@ def ledger(simulation, site):
     return Ledger(home.ledger(site), site, site, SigningKey.load(site, home.signing_key))
 
 
+@pytest.mark.slow
 def test_every_hospital_gets_a_model_it_had_no_part_in_and_the_main_one_stays(finished):
     simulation, plans = finished
     home, head = simulation.coordinator, load_head(simulation.coordinator, "tiny")
@@ -88,13 +89,14 @@ def test_every_hospital_gets_a_model_it_had_no_part_in_and_the_main_one_stays(fi
     assert [r.round for r in replay(home, "tiny")] == [0, 1, 2, *range(FIRST, LAST + 1)]
 
 
+@pytest.mark.slow
 def test_another_cohort_at_the_hospital_left_out_changes_no_byte_of_its_fold(enrolled, finished, tmp_path):
     """Nothing is random here: every patient is in every batch, and nothing is noised."""
     other = copied(enrolled, tmp_path / "other")
     source = enrolled.root / "federation" / "birch" / "data.csv"
     before = source.read_bytes()
     try:
-        write_csv(source, rows_of("birch", shift=20))
+        write_csv(source, rows_of("birch", shift=-15))
         run_intake(other, lambda text: None)
     finally:
         source.write_bytes(before)
@@ -111,6 +113,7 @@ def test_another_cohort_at_the_hospital_left_out_changes_no_byte_of_its_fold(enr
     assert load_head(one, "tiny").model != load_head(two, "tiny").model
 
 
+@pytest.mark.slow
 def test_a_fold_is_the_model_that_the_others_train_when_the_hospital_never_comes(
     enrolled, finished, tmp_path
 ):
@@ -123,6 +126,7 @@ def test_a_fold_is_the_model_that_the_others_train_when_the_hospital_never_comes
     assert head.model == load_head(finished[0].coordinator, "tiny").folds["cedar"]
 
 
+@pytest.mark.slow
 def test_everything_composed_is_what_was_planned_and_within_the_promise(private_finished):
     simulation = private_finished
     protocol, noise = simulation.protocol, calibrate(simulation.protocol)
@@ -141,6 +145,7 @@ def test_everything_composed_is_what_was_planned_and_within_the_promise(private_
     assert all(r.matches for r in replay(simulation.coordinator, "tiny"))
 
 
+@pytest.mark.slow
 def test_killed_between_local_models_and_folds_it_resumes_to_the_same_folds(enrolled, finished, tmp_path):
     simulation = copied(enrolled, tmp_path / "killed")
     run_all(simulation, until=FIRST)
@@ -158,6 +163,7 @@ def test_killed_between_local_models_and_folds_it_resumes_to_the_same_folds(enro
         assert open_round(simulation.coordinator, "tiny", run_id, set(SITES)).plan is None
 
 
+@pytest.mark.slow
 def test_a_crash_between_record_and_head_closes_the_fold_from_its_record(enrolled, tmp_path, monkeypatch):
     simulation = copied(enrolled, tmp_path / "crashed")
     run_all(simulation, until=FIRST + 1)
@@ -173,6 +179,7 @@ def test_a_crash_between_record_and_head_closes_the_fold_from_its_record(enrolle
     assert load_head(simulation.coordinator, "tiny").folds == {"ash": record["model"]}
 
 
+@pytest.mark.slow
 def test_replay_notices_another_model_of_a_fold(finished, tmp_path):
     simulation = copied(finished[0], tmp_path / "forged")
     home, head = simulation.coordinator, load_head(simulation.coordinator, "tiny")
@@ -207,6 +214,7 @@ def number_of(simulation, site, plan, **changes):
     return None
 
 
+@pytest.mark.slow
 def test_a_hospital_holds_the_coordinator_to_the_folds_that_were_planned(before_folds, tmp_path):
     simulation, plan = copied(before_folds[0], tmp_path / "copy"), before_folds[1]
     birch, *others = RoundPlan.model_validate(parse_signed(plan).document).roster
@@ -227,6 +235,7 @@ def test_a_hospital_holds_the_coordinator_to_the_folds_that_were_planned(before_
     assert number_of(simulation, "birch", plan) is None  # and none of that was noted
 
 
+@pytest.mark.slow
 def test_a_fold_comes_once_in_order_and_from_one_model(before_folds, tmp_path):
     simulation, plan = copied(before_folds[0], tmp_path / "copy"), before_folds[1]
     base = RoundPlan.model_validate(parse_signed(plan).document).base_model
