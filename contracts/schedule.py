@@ -103,3 +103,8 @@ def title_of(protocol: StudyProtocol, number: int, left_out: Sequence[str] = ())
 def deadline_of(protocol: StudyProtocol, purpose: str) -> int:
     """Seconds that one hospital's task has; the local model takes as long as all rounds together."""
     return protocol.deadline_seconds * (protocol.rounds if purpose == "local" else 1)
+
+
+def longest_deadline(protocol: StudyProtocol) -> int:
+    """Seconds that a hospital's task for an exchange may take at most, whichever it is."""
+    return deadline_of(protocol, "local" if protocol.validation.local_model else "training")

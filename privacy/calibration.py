@@ -155,6 +155,11 @@ def spend_of(protocol: StudyProtocol, kind: str, noise_multiplier: float) -> Spe
     return Spend(1.0, noise_multiplier, 1)
 
 
+def models_trained(protocol: StudyProtocol) -> int:
+    """Return for how many models a hospital trains at most: the study's, its own, and those of the folds."""
+    return 1 + protocol.validation.local_model + max(most_folds(protocol) - 1, 0)
+
+
 def steps_of(protocol: StudyProtocol, kind: str) -> int:
     """Return the optimiser's steps that a plan of this kind asks of a hospital."""
     return protocol.training.steps * (protocol.rounds if kind == "local" else 1)
@@ -232,13 +237,12 @@ def _calibrate(protocol: StudyProtocol) -> StudyNoise:
         share = privacy.threshold_fraction * target
         histogram = _least([], once, share, delta, adjacency, "one release of a histogram")
     beside = [Spend(1.0, sigma, 1) for sigma in (statistics, histogram) if sigma is not None]
-    local, folds = protocol.validation.local_model, most_folds(protocol)
-    models = 1 + local + max(folds - 1, 0)  # that each hospital trains for
-    steps = models * protocol.rounds * training.steps
+    steps = models_trained(protocol) * protocol.rounds * training.steps
     plan, what = Spend(training.sample_rate, 1.0, steps), f"{steps} steps at rate {training.sample_rate:g}"
     sigma = _least(beside, plan, target, delta, adjacency, what)
-    beyond = (sigma if local else None, sigma if folds else None)
-    return _with_epsilon(protocol, StudyNoise(statistics, sigma, 0.0, histogram, *beyond))
+    local = sigma if protocol.validation.local_model else None
+    fold = sigma if most_folds(protocol) else None
+    return _with_epsilon(protocol, StudyNoise(statistics, sigma, 0.0, histogram, local, fold))
 
 
 def _with_epsilon(protocol: StudyProtocol, noise: StudyNoise) -> StudyNoise:
