@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from contracts.schedule import last_exchange, most_exchanges, slot_at, slots, title_of
+from contracts.schedule import (
+    deadline_of,
+    last_exchange,
+    longest_deadline,
+    most_exchanges,
+    slot_at,
+    slots,
+    title_of,
+)
 from tests.factories import STUDY, tiny_study
 
 RULE = {"alert_rate": 0.1}
@@ -63,3 +71,9 @@ def test_counting_one_by_one_and_looking_a_number_up_agree(rule, local, folds, t
     assert kinds.count("training") == study.rounds and kinds.count("local") == local
     assert kinds.count("histogram") == (rule == RULE) and kinds.count("fold") == (folds or 0) * study.rounds
     assert planned[-1].number == last_exchange(study, folds or 0)
+
+
+def test_a_local_model_may_take_as_long_as_all_rounds_together() -> None:
+    local = tiny_study(rounds=5, validation={"local_model": True})
+    assert (deadline_of(local, "training"), deadline_of(local, "local")) == (30, 150)
+    assert longest_deadline(local) == 150 and longest_deadline(tiny_study(rounds=5)) == 30

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
 
-from consilium.simulation import Simulation, run_intake, run_rounds
+from consilium.simulation import Simulation, run_intake, run_release, run_rounds
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
 from contracts.signing import SigningKey, parse_signed, to_text
-from privacy.accountant import epsilon
+from privacy.accountant import Spend, epsilon
 from privacy.calibration import calibrate, planned_spends, projection
 from privacy.ledger import Ledger
+from release.verify import verified, verify_release
 from site_runtime.steps import SiteRefused, train
 from tasks.federation import coordinator_key
 from tasks.folds import exchange_records
@@ -143,6 +145,26 @@ def test_everything_composed_is_what_was_planned_and_within_the_promise(private_
     told = [r["epsilon"]["maximum"] for r in exchange_records(simulation.coordinator, protocol)]
     assert max(told) == pytest.approx(noise.epsilon, abs=1e-9)
     assert all(r.matches for r in replay(simulation.coordinator, "tiny"))
+
+
+@pytest.mark.slow
+def test_its_release_replays_the_ledgers_and_states_all_of_it(private_finished, tmp_path):
+    simulation = copied(private_finished, tmp_path / "released")
+    folder = run_release(simulation, lambda text: None)
+    checks = verify_release(folder, coordinator_key(simulation.coordinator).public)
+    assert verified(checks), [check for check in checks if not check.passed]
+    said = json.loads((folder / "dp_statement.json").read_text())
+    planned = calibrate(simulation.protocol).epsilon
+    assert said["epsilon"] == pytest.approx(planned, abs=1e-9)
+    assert said["mechanism"]["models_trained"] == 5 and said["mechanism"]["leave_one_site_out"] == 4
+    for hospital in said["hospitals"]:
+        made = {name: part["releases"] for name, part in hospital["by_purpose"].items()}
+        assert made == {"statistics": 1, "training": 6, "local": 6, "fold": 18}
+    text = (folder / "dp_statement.md").read_text()
+    assert "5 models" in text
+    snippet = next(line for line in text.splitlines() if line.startswith("    epsilon(["))
+    stated = eval(snippet.strip(), {"Spend": Spend, "epsilon": epsilon})  # what a reader runs
+    assert stated == pytest.approx(planned, abs=1e-9)
 
 
 @pytest.mark.slow
