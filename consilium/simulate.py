@@ -38,6 +38,7 @@ from consilium.simulation import (
 from consilium.simulation_folder import fresh_folder, kept_folder
 from consilium.study import find_federation, find_study
 from contracts.errors import ConsiliumError
+from contracts.schedule import most_exchanges
 from contracts.study import StudyProtocol, load_study
 
 app = typer.Typer()
@@ -112,7 +113,7 @@ def simulate(
 def simulate_once(protocol: StudyProtocol, folder: Path, root: Path, json: bool) -> None:
     """Run a study from intake to release and print its metrics; a gate that fails ends it with code 1."""
     started = time.monotonic()
-    steps = len(site_files(folder)) + protocol.last_round + (1 - protocol.first_round) + 3
+    steps = len(site_files(folder)) + most_exchanges(protocol) + 3
     stopped: ConsiliumError | None = None
     published: Path | None = None
     with progress_of(protocol.study, steps, json) as progress:

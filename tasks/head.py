@@ -24,14 +24,15 @@ class Head(Contract):
     protocol_hash: Digest
     version: Count = 0
     status: Literal["registered", "running", "finished", "released", "rejected"] = "registered"
-    round: Count  # the round that is open, or comes next
+    round: Count  # the exchange that is open, or comes next; see contracts.schedule
     plan: Digest | None = None  # of the exchange that is open: a round, or a release's evaluation
     refusals: Count = 0  # of this round for want of a quorum
     reason: Text | None = None  # why the study waits or was rejected
-    model: Digest | None = None  # global model after the last closed round
+    model: Digest | None = None  # global model after the last closed round of training
     optimiser: Digest | None = None  # coordinator's kept state beside it
     threshold: Probability | None = None  # locked after training, where the protocol has a rule for it
-    folds: dict[SiteName, Digest] = {}  # leave-one-site-out: the model that a hospital had no part in
+    fold_sites: list[SiteName] = []  # leave-one-site-out: whom it leaves out in turn, frozen after training
+    folds: dict[SiteName, Digest] = {}  # the finished model that a hospital had no part in
     runs: dict[str, Count] = {}  # Airflow run id -> the round it was bound to
     evaluation: Digest | None = None  # release: plan under which the sites evaluated the final model
     verification: Digest | None = None  # release: plan under which they verified the exported model

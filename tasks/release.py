@@ -29,6 +29,7 @@ from tasks.central import COORDINATOR
 from tasks.exchange import DirectoryExchange
 from tasks.federation import coordinator_key, load_federation
 from tasks.federation_ledger import federation_ledger, hospitals_privacy
+from tasks.folds import exchange_records
 from tasks.head import Head, advance, load_head, load_protocol, now
 from tasks.home import CoordinatorHome
 from tasks.ledgers import check_ledger, excerpt_bytes
@@ -327,8 +328,7 @@ def site_privacy(
     federation = load_federation(home)
     named: dict[str, list[Spend]] = {}
     newest: dict[str, dict[str, Any]] = {}
-    for number in range(protocol.first_round, protocol.last_round + 1):
-        record = load_record(home, protocol.study, str(number))
+    for record in exchange_records(home, protocol):
         for attempt in (*record.get("attempts", []), record):
             for site in attempt["expected"]:
                 if attempt["noise_multiplier"] is not None:
