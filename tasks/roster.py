@@ -11,6 +11,7 @@ from contracts.study import StudyProtocol
 from contracts.version import CODE_VERSION
 from durable.files import locked, read_json, write_json
 from privacy.calibration import StudyNoise, calibrate
+from tasks.baselines import baselines_of
 from tasks.federation import load_federation
 from tasks.head import Head, now
 from tasks.home import CoordinatorHome
@@ -83,6 +84,7 @@ def make_plan(
         expected_epsilon=None if noise is None else noise.epsilon,
         decision_threshold=None if kind in NOISED else head.threshold,
         seal_key=seal_key(home).public if kind == "evaluation" else None,
+        baselines=baselines_of(home, protocol) if kind == "evaluation" else {},
         folds=head.folds if kind == "evaluation" else {},
         deadline_seconds=protocol.deadline_seconds,
         created=now(),
