@@ -72,7 +72,7 @@ def test_every_version_is_brought_back_and_a_rollback_is_written_down(published,
         register(registry, release)
     assert current(registry, "tiny") == "1.0.1"
 
-    # Each version comes back byte for byte, from the storage alone, by the command that docs/releases.md names.
+    # Each version comes back byte for byte from the storage alone.
     for path in (registry / ".dvc" / "cache").rglob("*"):
         if path.is_file():
             path.chmod(0o644)
