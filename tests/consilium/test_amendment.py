@@ -24,7 +24,12 @@ def call(*arguments):
 
 
 def test_everything_is_copied_but_what_was_set():
-    changes = ["training.steps=9", "privacy.delta=1e-4", "features.age.range=[0, 110]", "gates.0.at_least=0.8"]
+    changes = [
+        "training.steps=9",
+        "privacy.delta=1e-4",
+        "features.age.range=[0, 110]",
+        "gates.0.at_least=0.8",
+    ]
     body = amendment_of(BASE, "tiny-2", [*changes, "quality.max_out_of_range=0.02"]).body()
     assert (body.pop("study"), body.pop("product"), body.pop("amends")) == ("tiny-2", "tiny", BASE.hash)
     wanted = BASE.body()
