@@ -43,7 +43,8 @@ def list_releases(json: Json = False) -> None:
             return
         table = Table(box=SIMPLE, pad_edge=False)
         for name in ("product", "version", "change", "epsilon", "approved by", "status", "created"):
-            table.add_column(name, overflow="fold", no_wrap=name == "version")
+            least = 16 if name == "status" else None
+            table.add_column(name, overflow="fold", no_wrap=name in ("version", "created"), min_width=least)
         for row in found:
             table.add_row(
                 row["product"],

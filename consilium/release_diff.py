@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
@@ -98,6 +99,8 @@ def _paired(found: dict[str, Any]) -> None:
 
 
 def _data(found: dict[str, Any]) -> None:
+    if not found["data"]:
+        return
     table = _table(
         "Data of the hospitals", "hospital", "same cohort", "same policy", "version in its DVC: A", "B"
     )
@@ -109,8 +112,7 @@ def _data(found: dict[str, Any]) -> None:
             _short(row["data_version_a"]),
             _short(row["data_version_b"]),
         )
-    if found["data"]:
-        screen.print(table)
+    screen.print(table)
 
 
 def _pairs(title: str, name: str, rows: list[tuple[str, Any, Any]]) -> None:
@@ -124,7 +126,8 @@ def _pairs(title: str, name: str, rows: list[tuple[str, Any, Any]]) -> None:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE, pad_edge=False)
+    screen.print(f"\n[bold]{title}[/]")  # a title of its own would be broken to the width of a narrow table
+    table = Table(box=SIMPLE, pad_edge=False, show_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
@@ -169,7 +172,9 @@ def _short(value: str | None) -> str:
 
 
 def _text(value: Any) -> str:
-    return "-" if value is None else escape(str(value))
+    """A value for a table; of a digest its first 16 characters, since `--json` has it whole."""
+    text = "-" if value is None else str(value)
+    return text[:16] if re.fullmatch(r"[0-9a-f]{64}", text) else escape(text)
 
 
 def _yes(value: bool | None) -> str:
