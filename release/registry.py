@@ -93,6 +93,9 @@ def register(registry: Path, release: Path) -> str:
     version = f"v{manifest.version}"
     # A run that died on the way is finished by the next one, from the step it had reached.
     if not _git(registry, "tag", "--list", tag):
+        if _git(registry, "branch", "--list", "main"):
+            # Somebody may have checked out an earlier version: history goes on where it ended.
+            _git(registry, "checkout", "--quiet", "--force", "main")
         target = registry / "releases" / product
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(release, target)
