@@ -86,7 +86,8 @@ def simulate(
     going_on: Annotated[
         bool,
         typer.Option(
-            "--continue", help="On the hospitals of an earlier simulation: same keys, same ledgers."
+            "--continue",
+            help="On the hospitals of an earlier simulation: same keys, same ledgers. So runs an amendment.",
         ),
     ] = False,
     json: Json = False,
@@ -99,11 +100,16 @@ def simulate(
         protocol = with_privacy(
             protocol, epsilon=epsilon, delta=delta, clip=clip, statistics_fraction=statistics_fraction
         )
-        folder = find_federation(protocol.study, federation)
+        folder = find_federation(protocol.product_name, federation)
         often = runs is not None or compare
         if going_on and often:
             raise typer.BadParameter("--continue goes with one run, not with --runs or --compare")
-        root = (kept_folder if going_on else fresh_folder)(out, protocol.study)
+        if protocol.amends is not None and not going_on:
+            raise typer.BadParameter(f"{protocol.study} amends a study: run it with --continue")
+        if going_on:
+            root = kept_folder(out, protocol.study, protocol.product_name)
+        else:
+            root = fresh_folder(out, protocol.study)
         if often:
             simulate_often(protocol, folder, root, runs or 1, compare, json)
         else:

@@ -14,6 +14,7 @@ from contracts.study import StudyProtocol, parse_study
 from durable.files import locked, read_json, write_json
 from privacy.promise import check_mechanism
 from strategies.registry import strategy_of
+from tasks.amendments import check_amendment
 from tasks.home import CoordinatorHome
 
 
@@ -99,11 +100,14 @@ def register_study(home: CoordinatorHome, protocol: StudyProtocol) -> Head:
 
     Raises:
         ConsiliumError: E101, another protocol is registered under this name; E406, E414, E415, the study
-            promises what its strategy, its sampler or its divisor cannot keep.
+            promises what its strategy, its sampler or its divisor cannot keep; E111, E710, it may not amend
+            the study that it names.
     """
     check_mechanism(protocol)
     strategy_of(protocol)
     folder = home.study(protocol.study)
+    if not (folder / "head.json").exists():
+        check_amendment(home, protocol)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".head.lock"):
         if (folder / "head.json").exists():

@@ -12,6 +12,7 @@ from contracts.study import StudyProtocol
 from contracts.version import CODE_VERSION
 from durable.files import locked, read_json, write_json
 from privacy.calibration import StudyNoise, calibrate
+from tasks.baselines import baselines_of
 from tasks.federation import load_federation
 from tasks.head import Head, now
 from tasks.home import CoordinatorHome
@@ -93,6 +94,7 @@ def make_plan(
         decision_threshold=None if kind in NOISED else head.threshold,
         fold=fold,
         seal_key=seal_key(home).public if kind == "evaluation" else None,
+        baselines=baselines_of(home, protocol) if kind == "evaluation" else {},
         folds=head.folds if kind == "evaluation" else {},
         deadline_seconds=deadline_of(protocol, purpose),
         created=now(),

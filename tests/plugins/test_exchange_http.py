@@ -167,6 +167,19 @@ def _others_key(served: Served) -> None:
     thief.put(served.update(), served.plan)
 
 
+def test_a_site_gets_the_earlier_releases_that_its_evaluation_is_compared_with(
+    served: Served, tmp_path: Path
+) -> None:
+    earlier = DirectoryExchange(served.home.exchange).put(served.update(7.0))
+    with pytest.raises(ConsiliumError, match="E804"):
+        served.site("ash").get(earlier, tmp_path / "got")
+    served.make_plan(kind="evaluation", baselines={"previous": earlier})
+    served.site("ash").get(earlier, tmp_path / "got")
+    assert (tmp_path / "got").read_bytes() == served.update(7.0).read_bytes()
+    with pytest.raises(ConsiliumError, match="E804"):
+        served.site("cedar").get(earlier, tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     "attempt",
     [
