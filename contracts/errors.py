@@ -90,6 +90,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E706": ("not-finished", "The study has no finished model to release."),
     "E707": ("release-exists", "A release of this version exists and is never overwritten."),
     "E708": ("registry-failed", "The registry of releases could not be written."),
+    "E709": ("approver-not-allowed", "The person who answered may not approve this candidate."),
+    "E712": ("events-broken", "The log of the study's events is not the one that was written."),
     "E801": ("key-unreadable", "A key file is missing or damaged."),
     "E802": ("document-malformed", "A document is not of the agreed form."),
     "E803": ("signature-invalid", "A document is not signed by the party it must come from."),
