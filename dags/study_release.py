@@ -33,8 +33,8 @@ Candidate digest: `{{{{ ti.xcom_pull(task_ids='collect') }}}}`
 
 All acceptance gates of the protocol passed, and every hospital ran the exported model on its own holdout.
 Read the [validation page](/candidates/{study}/validation.html) first. What you sign is this digest: another
-candidate needs another sign-off. Who started this run may not sign it off, and every role needs a person of its
-own. The coordinator countersigns: it signs the whole release with the answers inside.
+candidate needs another sign-off. Who started this run may not sign it off, and every role needs a person of
+its own. The coordinator countersigns: it signs the whole release with the answers inside.
 """
 
 
@@ -162,7 +162,7 @@ def skip_when_released(study: str) -> None:
 
 @contextlib.contextmanager
 def naming_the_page(study: str) -> Iterator[None]:
-    """Let the log of a step that a gate stopped name the page which says which gate, by how much and where."""
+    """Let the log of a step that a gate stopped name the page that says which gate, and where."""
     from airflow.configuration import conf
 
     from tasks.stopped import release_folder

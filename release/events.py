@@ -1,8 +1,9 @@
 """The event log of a study: an append-only chain of lines, checked offline by whoever holds its head.
 
-`events.jsonl` holds one canonical JSON line (RFC 8785) per event: `n` from 1, `time`, `event`, `key` (what the
-event is about, so that it is written once), `details` (digests, numbers and names, never data) and `previous`,
-the SHA-256 of the line before. The SHA-256 of the last line is the head: it fixes all lines and their order.
+`events.jsonl` holds one canonical JSON line (RFC 8785) per event: `n` from 1, `time`, `event`, `key` (what
+the event is about, so that it is written once), `details` (digests, numbers and names, never data) and
+`previous`, the SHA-256 of the line before. The SHA-256 of the last line is the head: it fixes all lines and
+their order.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def check_events(data: bytes, head: str | None) -> list[Event]:
             manifest); None checks the chain alone.
 
     Raises:
-        ConsiliumError: E712, a line is no event in canonical form, or out of order, or the log ends elsewhere.
+        ConsiliumError: E712, a line is no event in canonical form or out of order, or the log ends elsewhere.
     """
     events: list[Event] = []
     previous = GENESIS

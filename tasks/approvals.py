@@ -1,4 +1,4 @@
-"""Who signed off a candidate: answers from Airflow, one for each role, and the personal signatures beside them.
+"""Who signed off a candidate: answers from Airflow, one for each role, with personal signatures beside them.
 
 An answer in Airflow says that a user signed in as somebody said yes; the coordinator's code vouches for it by
 signing the release (its countersignature). A personal signature is made with a key that the person alone

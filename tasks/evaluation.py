@@ -88,7 +88,8 @@ def judge(home: CoordinatorHome, study: str, run_id: str, results: dict[str, str
     }
     save_record(home, study, "evaluation", record)
     decided = {gate.gate: gate.passed for gate in gates}
-    record_event(home, study, "judged", f"{head.evaluation} {digest_of(record['gates'])[:16]}", gates=decided)
+    verdict = digest_of({"plan": head.evaluation, "gates": decided})
+    record_event(home, study, "judged", verdict, plan=head.evaluation, gates=decided)
     try:
         require(gates)
     except ConsiliumError as stopped:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-
-from pydantic import JsonValue
+from typing import Any
 
 from contracts.canonical import sha256
 from contracts.errors import ConsiliumError
@@ -20,7 +19,7 @@ def events_path(home: CoordinatorHome, study: str) -> Path:
     return home.study(study) / FILE
 
 
-def record_event(home: CoordinatorHome, study: str, event: Name, key: str, **details: JsonValue) -> str:
+def record_event(home: CoordinatorHome, study: str, event: Name, key: str, **details: Any) -> str:
     """Append an event unless it is there under this key; on disk when this returns.
 
     Args:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import JsonValue
-
 from contracts.canonical import digest
 from contracts.datasheet import DataSheet
 from contracts.errors import ConsiliumError
@@ -26,8 +24,8 @@ def admit_sheets(home: CoordinatorHome, study: str, results: dict[str, str | Non
     protocol = load_protocol(home, study)
     federation = load_federation(home)
     admitted: list[str] = []
-    sheets: dict[str, JsonValue] = {}
-    cohorts: dict[str, JsonValue] = {}
+    sheets: dict[str, str] = {}
+    cohorts: dict[str, str] = {}
     refused: dict[str, str] = {}
     failed: dict[str, list[str]] = {}
     silent: list[str] = []
@@ -65,7 +63,7 @@ def admit_sheets(home: CoordinatorHome, study: str, results: dict[str, str | Non
         "time": now(),
     }
     save_record(home, study, "intake", record)
-    said: dict[str, JsonValue] = {"sheets": sheets, "cohorts": cohorts, "out": sorted({*failed, *refused})}
+    said: dict[str, Any] = {"sheets": sheets, "cohorts": cohorts, "out": sorted({*failed, *refused})}
     if sheets or said["out"]:
         record_event(home, study, "intake", digest(said), **said)
     return record

@@ -73,7 +73,7 @@ def closed_exchanges(home: CoordinatorHome, study: str) -> list[dict[str, Any]]:
 
 
 def admitted_under(home: CoordinatorHome, protocol: StudyProtocol, evaluation: RoundPlan) -> dict[str, str]:
-    """Return, by hospital, the data sheet under which it trained last; of one that only evaluated, that one."""
+    """Return, by hospital, the data sheet under which it trained last, or else evaluated."""
     sheets = {entry.site: entry.data_sheet for entry in evaluation.roster}
     for record in closed_exchanges(home, protocol.study):
         sheets |= {line["site"]: line["data_sheet"] for line in record["updates"]}
@@ -128,7 +128,7 @@ def components() -> list[Component]:
 
 
 def _installed() -> Iterator[tuple[str, metadata.Distribution]]:
-    """Installed distributions by normalised name; of one found twice on the path, the one that is imported."""
+    """Installed distributions by normalised name; of two on the path, the one that is imported."""
     seen = set()
     for found in metadata.distributions():
         name = found.metadata["Name"]
@@ -158,9 +158,10 @@ def _closure(found: dict[str, metadata.Distribution]) -> set[str]:
 def _license(found: metadata.Distribution) -> str:
     """A package's license as its metadata says: an SPDX expression, a short name, or its classifiers."""
     about = found.metadata
-    said = about.get("License-Expression") or about.get("License") or ""
-    if said and len(said) <= 100 and "\n" not in said:
-        return said.strip()
+    for field in ("License-Expression", "License"):
+        said = str(about[field] or "").strip() if field in about else ""
+        if said and len(said) <= 100 and "\n" not in said:  # some packages put the whole text there
+            return said
     classifiers = [c for c in about.get_all("Classifier") or [] if c.startswith("License ::")]
     return "; ".join(c.rpartition(" :: ")[2] for c in classifiers)
 

@@ -1,4 +1,4 @@
-"""From a signed-off candidate to a published release, or to its end. Everything is checked here, not in Airflow."""
+"""From a signed-off candidate to a published release, or to its end. All is checked here, not in Airflow."""
 
 from __future__ import annotations
 
@@ -111,5 +111,5 @@ def _record(home: CoordinatorHome, study: str, approval: Approval) -> None:
         role=approval.role,
         user=approval.user,
         time=approval.time,
-        key=approval.key,
+        signed_with=approval.key,
     )

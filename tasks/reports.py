@@ -1,4 +1,4 @@
-"""The two exchanges of a release, evaluation and verification: their plans, and the reports that answer them."""
+"""The two exchanges of a release, evaluation and verification: their plans, and the reports on them."""
 
 from __future__ import annotations
 
