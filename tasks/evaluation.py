@@ -16,7 +16,7 @@ from tasks.events import record_event
 from tasks.head import Head, advance, load_head, load_protocol, now
 from tasks.home import CoordinatorHome
 from tasks.ledgers import check_ledger
-from tasks.release_facts import release_facts
+from tasks.release_facts import published_before, release_facts
 from tasks.reports import ENDED, check_report, open_exchange, stored_reports
 from tasks.rounds import OpenedRound, roster_of
 from tasks.sealed import gather_sealed, require_holdouts, unseal
@@ -72,7 +72,8 @@ def judge(home: CoordinatorHome, study: str, run_id: str, results: dict[str, str
     answers = _opened(home, protocol, head, plan, results)
     reports = stored_reports(home, study, head.evaluation)
     spent = {p.site: p.epsilon_study for p in site_privacy(home, protocol, reports)}
-    gates = judge_gates(protocol, reports, spent)
+    earlier = len(published_before(home, protocol))
+    gates = judge_gates(protocol, reports, spent, earlier_releases=earlier)
     record = {
         "study": study,
         "protocol_hash": protocol.hash,

@@ -95,8 +95,13 @@ def load_evidence(home: CoordinatorHome) -> Evidence:
 
 def previous_release(home: CoordinatorHome, protocol: StudyProtocol) -> ReleaseManifest | None:
     """Manifest of the product's release before this one; None for the first."""
-    published = [r.manifest for r in releases(home.releases) if r.manifest.product == protocol.product_name]
+    published = published_before(home, protocol)
     return published[-1] if published else None
+
+
+def published_before(home: CoordinatorHome, protocol: StudyProtocol) -> list[ReleaseManifest]:
+    """Manifests of the product's releases, oldest first."""
+    return [r.manifest for r in releases(home.releases) if r.manifest.product == protocol.product_name]
 
 
 def version_of(home: CoordinatorHome, protocol: StudyProtocol) -> str:

@@ -136,8 +136,8 @@ def test_a_signature_of_another_candidate_is_not_taken_for_this_one(
 
 def test_only_a_waiting_candidate_in_a_role_of_the_protocol_can_be_signed(federation) -> None:
     key = SigningKey.generate("person")
-    with pytest.raises(ConsiliumError, match="E704.*nurse"):
+    with pytest.raises(ConsiliumError, match=r"E704.*nurse"):
         sign_personally(federation.home, "tiny", key, role="nurse", name="N", reason="")
     advance(federation.home, load_head(federation.home, "tiny"), status="rejected")
-    with pytest.raises(ConsiliumError, match="E704.*rejected"):
+    with pytest.raises(ConsiliumError, match=r"E704.*rejected"):
         sign_personally(federation.home, "tiny", key, role="quality", name="Q", reason="")
