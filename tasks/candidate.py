@@ -124,9 +124,15 @@ def collect_verification(
 def _verified_reports(
     home: CoordinatorHome, protocol: StudyProtocol, digest: str, results: dict[str, str | None]
 ) -> list[EvaluationReport]:
-    """Open the reports on the verification's plan, keep those that answer it, and record who did not."""
+    """Open the reports on the verification's plan, keep those that answer it, and record who did not.
+
+    A hospital that is silent now but delivered under this plan before has delivered; one that refuses has not.
+    """
     plan = load_plan(home, protocol.study, digest)
-    answers = gather(home, plan, results, EvaluationReport)
+    folder = home.study(protocol.study) / "answers" / digest
+    before = {path.stem: path.read_text() for path in sorted(folder.glob("*.json"))}
+    given = {site: text for site, text in results.items() if text}
+    answers = gather(home, plan, {**before, **given}, EvaluationReport)
     for site, report in list(answers.documents.items()):
         try:
             check_report(report, plan, digest, site)
@@ -147,7 +153,7 @@ def _verified_reports(
     save_record(home, protocol.study, "verification", record)
     if len(answers.documents) < protocol.min_sites:
         raise ConsiliumError("E506", f"verification: {answers.summary()}")
-    return [r for r in stored_reports(home, protocol.study, digest) if r.site not in answers.refused]
+    return list(answers.documents.values())
 
 
 def _decided(home: CoordinatorHome, head: Head, facts: ReleaseFacts) -> ReleaseFacts:
