@@ -94,6 +94,9 @@ def approvals_of(
         )
         _require_bound(approval, manifest, published)
         approvals.append(_signed(home, manifest, approval, published))
+    keys = [approval.key for approval in approvals if approval.key]
+    if len(set(keys)) < len(keys):
+        raise ConsiliumError("E709", "one personal key signed in two roles")
     return approvals
 
 

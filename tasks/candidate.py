@@ -126,7 +126,7 @@ def _verified_reports(
 ) -> list[EvaluationReport]:
     """Open the reports on the verification's plan, keep those that answer it, and record who did not.
 
-    A hospital that is silent now but delivered under this plan before has delivered; one that refuses has not.
+    A hospital that is silent now but delivered under this plan before has delivered; one that refuses not.
     """
     plan = load_plan(home, protocol.study, digest)
     folder = home.study(protocol.study) / "answers" / digest

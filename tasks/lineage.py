@@ -18,7 +18,7 @@ from contracts.signing import parse_signed
 from contracts.study import StudyProtocol
 from release.facts import Component
 from tasks.home import CoordinatorHome
-from tasks.store import load_record, sheet_text
+from tasks.store import load_plan, load_record, sheet_text
 
 PROJECT = "consilium"
 RUNTIME_EXTRA = "verify"
@@ -73,11 +73,15 @@ def closed_exchanges(home: CoordinatorHome, study: str) -> list[dict[str, Any]]:
 
 
 def admitted_under(home: CoordinatorHome, protocol: StudyProtocol, evaluation: RoundPlan) -> dict[str, str]:
-    """Return, by hospital, the data sheet under which it trained last, or else evaluated."""
-    sheets = {entry.site: entry.data_sheet for entry in evaluation.roster}
+    """Return, by hospital, the data sheet under which it trained last, else that of its last roster."""
+    expected, trained = {}, {}
     for record in closed_exchanges(home, protocol.study):
-        sheets |= {line["site"]: line["data_sheet"] for line in record["updates"]}
-    return dict(sorted(sheets.items()))
+        for attempt in (*record.get("attempts", []), record):
+            plan = load_plan(home, protocol.study, attempt["plan"])
+            expected |= {entry.site: entry.data_sheet for entry in plan.roster}
+        trained |= {line["site"]: line["data_sheet"] for line in record["updates"]}
+    expected |= {entry.site: entry.data_sheet for entry in evaluation.roster}
+    return dict(sorted({**expected, **trained}.items()))
 
 
 def code_commit(root: Path) -> str | None:

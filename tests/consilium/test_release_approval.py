@@ -1,4 +1,4 @@
-"""`consilium release keygen` and `approve`: a key of one's own, and a signature that waits for publication."""
+"""`consilium release keygen` and `approve`: a key of one's own, a signature that waits for publication."""
 
 from __future__ import annotations
 

@@ -114,6 +114,14 @@ def test_a_personal_signature_comes_beside_the_answer(federation, manifest, monk
     assert number(federation, manifest, both(manifest, name="Dr Other")) == "E705"
 
 
+def test_one_key_does_not_sign_for_two_people(federation, manifest, monkeypatch) -> None:
+    monkeypatch.setattr("tasks.approvals.now", lambda: APPROVED)
+    key = SigningKey.generate("person")
+    for role in ROLES:
+        sign_personally(federation.home, "tiny", key, role=role, name=f"Dr {role}", reason="")
+    assert number(federation, manifest, both(manifest)) == "E709"
+
+
 def test_a_changed_personal_approval_is_refused(federation, manifest, monkeypatch) -> None:
     monkeypatch.setattr("tasks.approvals.now", lambda: APPROVED)
     key = SigningKey.generate("person")
