@@ -74,7 +74,8 @@ def closed_exchanges(home: CoordinatorHome, study: str) -> list[dict[str, Any]]:
 
 def admitted_under(home: CoordinatorHome, protocol: StudyProtocol, evaluation: RoundPlan) -> dict[str, str]:
     """Return, by hospital, the data sheet under which it trained last, else that of its last roster."""
-    expected, trained = {}, {}
+    expected: dict[str, str] = {}
+    trained: dict[str, str] = {}
     for record in closed_exchanges(home, protocol.study):
         for attempt in (*record.get("attempts", []), record):
             plan = load_plan(home, protocol.study, attempt["plan"])

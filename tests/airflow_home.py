@@ -1,4 +1,4 @@
-"""Airflow reads its home when it is imported: give it an empty one. Imported by the conftests that need it."""
+"""Airflow reads its home when it is imported: give it an empty one. Conftests that need it import this."""
 
 import atexit
 import os
