@@ -64,12 +64,16 @@ def lineage_of(home: CoordinatorHome, protocol: StudyProtocol, sheets: Mapping[s
     )
 
 
-def closed_exchanges(home: CoordinatorHome, study: str) -> list[dict[str, Any]]:
-    """The records of all closed exchanges before the release, in their order."""
+def exchanges(home: CoordinatorHome, study: str) -> list[dict[str, Any]]:
+    """The records of all exchanges before the release, whatever their kind and status, in their order."""
     folder = home.study(study) / "records"
     numbers = sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit())
-    records = [load_record(home, study, str(number)) for number in numbers]
-    return [record for record in records if record["status"] == "closed"]
+    return [load_record(home, study, str(number)) for number in numbers]
+
+
+def closed_exchanges(home: CoordinatorHome, study: str) -> list[dict[str, Any]]:
+    """The records of those that are closed: their updates went into a model."""
+    return [record for record in exchanges(home, study) if record["status"] == "closed"]
 
 
 def admitted_under(home: CoordinatorHome, protocol: StudyProtocol, evaluation: RoundPlan) -> dict[str, str]:

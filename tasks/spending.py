@@ -14,7 +14,7 @@ from tasks.federation import load_federation
 from tasks.federation_ledger import federation_ledger, hospitals_privacy
 from tasks.home import CoordinatorHome
 from tasks.ledgers import excerpt_bytes
-from tasks.store import load_record
+from tasks.lineage import exchanges
 
 
 def site_privacy(
@@ -29,8 +29,7 @@ def site_privacy(
     federation = load_federation(home)
     named: dict[str, list[Spend]] = {}
     newest: dict[str, dict[str, Any]] = {}
-    for number in range(protocol.first_round, protocol.last_round + 1):
-        record = load_record(home, protocol.study, str(number))
+    for record in exchanges(home, protocol.study):
         for attempt in (*record.get("attempts", []), record):
             for site in attempt["expected"]:
                 if attempt["noise_multiplier"] is not None:
@@ -38,7 +37,7 @@ def site_privacy(
                     named.setdefault(site, []).append(spend)
                 else:
                     named.setdefault(site, [])
-        for line in record["updates"]:
+        for line in record.get("updates", []):
             newest[line["site"]] = line
     if isinstance(protocol.privacy, HospitalPrivacy):
         return hospitals_privacy(home, protocol, sorted(named))
