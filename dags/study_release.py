@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
-from airflow.sdk import DAG, Param, TaskGroup, TriggerRule, get_current_context, task
+from airflow.sdk import DAG, Param, TaskGroup, TriggerRule, conf, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from contracts.study import StudyProtocol
@@ -163,8 +163,6 @@ def skip_when_released(study: str) -> None:
 @contextlib.contextmanager
 def naming_the_page(study: str) -> Iterator[None]:
     """Let the log of a step that a gate stopped name the page that says which gate, and where."""
-    from airflow.configuration import conf
-
     from tasks.stopped import release_folder
 
     try:
