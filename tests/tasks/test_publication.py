@@ -16,6 +16,7 @@ from contracts.refusal import Refusal
 from contracts.signing import SigningKey, to_text
 from release.directory import read_manifest
 from release.events import chain_head, check_events
+from release.facts import Evidence
 from release.verify import verified, verify_release
 from tasks.approvals import APPROVE, REJECT, Answer
 from tasks.candidate import collect_verification, export
@@ -185,7 +186,9 @@ def test_a_hospital_that_withdrew_stops_the_release_and_is_named(waiting: Simula
     assert load_head(home, "tiny").status == "finished"
 
 
-def test_without_a_scan_there_is_no_candidate_and_the_study_goes_on_once_there_is(tmp_path: Path) -> None:
+def test_without_a_scan_there_is_no_candidate_and_the_study_goes_on_once_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     simulation = finished(tmp_path, gates=[{"metric": "vulnerabilities"}])
     home = simulation.coordinator
     judge(home, "tiny", RUN, evaluate(simulation))
@@ -195,6 +198,12 @@ def test_without_a_scan_there_is_no_candidate_and_the_study_goes_on_once_there_i
     head = load_head(home, "tiny")
     assert (head.status, head.candidate) == ("finished", None) and "E602" in (head.reason or "")
     assert "no vulnerability scan" in evidence_page(home, "tiny").read_text()
+    brought = Evidence(scan={"vulnerabilities": []}, scan_time=now())
+    monkeypatch.setattr("tasks.release_facts.load_evidence", lambda home: brought)
+    assert collect_verification(home, "tiny", RUN, found) == load_head(home, "tiny").candidate
+    manifest = read_manifest(home.study("tiny") / "release" / "candidate")
+    assert manifest.created >= brought.scan_time and manifest.gates[0].passed
+    assert evidence_page(home, "tiny").parent.name == "candidate" and not load_head(home, "tiny").reason
 
 
 def test_a_failed_gate_ends_the_study_and_its_page_says_which_and_where(tmp_path: Path) -> None:
