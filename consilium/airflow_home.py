@@ -10,13 +10,15 @@ import os
 import secrets
 from pathlib import Path
 
+from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
 from durable.files import write_atomic
 from site_runtime.home import SiteHome
+from tasks.head import load_protocol, registered_studies
 from tasks.home import CoordinatorHome
 
 OPERATOR = "operator"  # administers Airflow
-CLINICIAN = "clinician"  # answers the approval of a release; an administrator may not
+CLINICIAN = "clinician"  # signs off a release where a protocol names no other role; no administrator may
 LOCAL_QUEUE = "coordinator-local"  # no site can have this name: a site's has no hyphen
 HEARTBEAT_SECONDS = 5
 LOST_SECONDS = 30  # a running task whose supervisor was silent for so long is lost
@@ -100,7 +102,9 @@ def coordinator_settings(home: CoordinatorHome, port: int, deadline_seconds: int
         # of 32 costs 1.2 GB). A site's task holds its slot for a moment after its end.
         "parallelism": min(max(4, 2 * sites), 32),
         "hostname_callable": "consilium.airflow_home.coordinator_host_name",
-        "simple_auth_manager_users": f"{OPERATOR}:admin,{CLINICIAN}:op",
+        "simple_auth_manager_users": ",".join(
+            [f"{OPERATOR}:admin", *(f"{role}:op" for role in sign_off_roles(home))]
+        ),
         "simple_auth_manager_passwords_file": passwords_file(home),
         "min_serialized_dag_update_interval": 5,
     }
@@ -164,13 +168,28 @@ def site_host_name() -> str:
     return os.environ["CONSILIUM_SITE"]
 
 
+def sign_off_roles(home: CoordinatorHome) -> list[str]:
+    """Roles that sign off releases here, each an Airflow user of that name: of all registered studies.
+
+    Raises:
+        ConsiliumError: E101, a study gives a role the name of the administrator, who may sign off nothing.
+    """
+    roles = {CLINICIAN}
+    for study in registered_studies(home):
+        asked = load_protocol(home, study).sign_off.roles
+        if OPERATOR in asked:
+            raise ConsiliumError("E101", f"study {study!r}: role {OPERATOR!r} administers Airflow")
+        roles |= set(asked)
+    return sorted(roles)
+
+
 def passwords_file(home: CoordinatorHome) -> Path:
     """Passwords of the users of this home's Airflow, by name; readable by their owner only."""
     return home.root / "keys" / "passwords.json"
 
 
 def password(home: CoordinatorHome, user: str) -> str:
-    """Password of `operator` or `clinician`."""
+    """Password of `operator`, or of the user of a role."""
     return str(json.loads(passwords_file(home).read_text())[user])
 
 
@@ -178,9 +197,11 @@ def write_coordinator(home: CoordinatorHome, port: int, deadline_seconds: int, s
     """Write configuration, key and passwords of the coordinator's Airflow; keys and passwords are kept."""
     if not home.api_key.exists():
         SigningKey.generate("coordinator").save(home.api_key)
-    if not passwords_file(home).exists():
-        users = {user: secrets.token_urlsafe(18) for user in (OPERATOR, CLINICIAN)}
-        _write_private(passwords_file(home), json.dumps(users).encode())
+    known = json.loads(passwords_file(home).read_text()) if passwords_file(home).exists() else {}
+    users = (OPERATOR, *sign_off_roles(home))
+    if set(users) - set(known):
+        known |= {user: secrets.token_urlsafe(18) for user in users if user not in known}
+        _write_private(passwords_file(home), json.dumps(known).encode())
     _write_config(home.airflow, coordinator_settings(home, port, deadline_seconds, sites))
     write_atomic(home.airflow / "config" / "airflow_local_settings.py", _COORDINATOR_SETTINGS.encode())
 

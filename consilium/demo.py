@@ -37,20 +37,19 @@ STUDY = "icu-mortality-demo"
 SETTLE_SECONDS = 5.0
 APPROVAL = {
     "name": "demo script, not a person",
-    "role": "none",
     "reason": "make demo answers its own question so that it can run to its end",
 }
 
 
 def answer_as_script(platform: Platform, question: Question, choice: str = "Approve") -> None:
-    """Answer for a candidate through Airflow's API as the clinician, saying that no person did.
+    """Answer for a candidate through Airflow's API as the user of the role, saying that no person did.
 
     Airflow 3.3 fails a task whose question is answered before the process that asked it is reported as
     ended, a second or two later ("finished with state success, but the task instance's state attribute is
     running"). No person answers so fast; a script has to wait.
     """
     time.sleep(SETTLE_SECONDS)
-    platform.airflow.as_clinician().answer(question, choice, APPROVAL)
+    platform.airflow.as_role(question.role).answer(question, choice, {**APPROVAL, "role": question.role})
 
 
 def without_privacy(protocol: StudyProtocol, federation: Path, sites: list[SiteHome]) -> dict[str, Any]:

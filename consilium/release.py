@@ -12,13 +12,15 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from consilium import release_diff, release_rollback
+from consilium import release_approval, release_diff, release_rollback
 from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
 from contracts.errors import ConsiliumError
 from contracts.release import ReleaseManifest
 from contracts.signing import SigningKey
 
 app = typer.Typer(no_args_is_help=True, help="List, show, compare and verify releases.")
+
+release_approval.add_to(app)
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A release directory.")]
 

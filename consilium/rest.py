@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import httpx
 
-from consilium.airflow_home import CLINICIAN, OPERATOR, password
+from consilium.airflow_home import OPERATOR, password
 from contracts.errors import ConsiliumError
 from tasks.home import CoordinatorHome
 
@@ -61,6 +61,11 @@ class Question:
     answered: bool
     params: dict[str, Any]
 
+    @property
+    def role(self) -> str:
+        """The role that is asked: of the task `approve_<role>`."""
+        return self.task.removeprefix("approve_")
+
 
 @dataclass
 class Airflow:
@@ -81,9 +86,9 @@ class Airflow:
     def __post_init__(self) -> None:
         self._client = httpx.Client(base_url=self.url, timeout=30.0, trust_env=False)
 
-    def as_clinician(self) -> Airflow:
-        """The same Airflow as the user who may answer an approval."""
-        return Airflow(self.url, self.home, CLINICIAN)
+    def as_role(self, role: str) -> Airflow:
+        """The same Airflow as the user who may sign off in a role."""
+        return Airflow(self.url, self.home, role)
 
     def health(self) -> dict[str, str | None]:
         """Status of each component: "healthy", "unhealthy" or None; empty when nobody answers."""

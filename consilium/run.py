@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress, TaskID
 
+from consilium.airflow_home import passwords_file
 from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
 from consilium.rest import Question
 from consilium.up import Platform, current
-from contracts.errors import ConsiliumError
+from contracts.errors import SENTENCES, ConsiliumError
 from contracts.schedule import last_exchange, most_exchanges, title_of
 from contracts.study import StudyProtocol
 from tasks.head import Head, load_head, load_protocol
@@ -138,6 +139,8 @@ def release(follower: Follower, answering: Answering | None) -> Head:
     while (head := follower.head()).status not in ENDED:
         runs = airflow.runs(dag)
         if runs and runs[-1].state == "failed":
+            if (stopped := follower.head()).reason:  # as it is now: the run may have ended since
+                raise _refusal(stopped.reason or "")
             failed = [t for t, s in airflow.tasks(dag, runs[-1].id).items() if s.state == "failed"]
             raise ConsiliumError("E109", f"{dag} {runs[-1].id} failed at {', '.join(failed)}: see its log")
         steps = {t.rsplit(".")[-1] for t in _running(follower, dag, runs[-1].id)} if runs else set()
@@ -145,15 +148,20 @@ def release(follower: Follower, answering: Answering | None) -> Head:
         if head.candidate is not None:
             question = next((q for q in airflow.questions(dag) if not q.answered), None)
             if question is not None:
-                follower.say(f"approval asked for candidate {head.candidate[:16]}")
+                follower.say(f"sign-off as {question.role} asked for candidate {head.candidate[:16]}")
                 if answering is None:
                     return head
                 answering(question)
         time.sleep(POLL_SECONDS)
     if head.status == "rejected":
-        reason = head.reason or ""
-        raise ConsiliumError(reason[:4] if reason[:1] == "E" else "E704", reason.partition(". ")[2] or reason)
+        raise _refusal(head.reason or "")
     return head
+
+
+def _refusal(reason: str) -> ConsiliumError:
+    """The numbered error that a head's reason quotes."""
+    number = reason[:4] if reason[:4] in SENTENCES else "E704"
+    return ConsiliumError(number, reason.partition(". ")[2] or reason)
 
 
 def _running(follower: Follower, dag: str, run: str) -> list[str]:
@@ -185,4 +193,8 @@ def run(
         elif head.status == "released":
             screen.print(f"{study} is released; `consilium release list` shows where.")
         else:
-            screen.print(f"Candidate {head.candidate} waits for its approval at {platform.url}")
+            roles = " and ".join(protocol.sign_off.roles)
+            screen.print(f"Candidate {head.candidate} waits for its sign-off by {roles} at {platform.url}")
+            screen.print(
+                f"Each is an Airflow user of that name; passwords: {passwords_file(platform.coordinator)}"
+            )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from contracts.errors import ConsiliumError
-from contracts.release import Approval
 from contracts.schedule import title_of
 from contracts.study import StudyProtocol, parse_study
 from durable.files import write_json
@@ -159,7 +158,7 @@ def run_evaluation(simulation: Simulation, progress: Progressing) -> None:
     Raises:
         ConsiliumError: E601, E602, a gate; E506, too few hospitals.
     """
-    from tasks.release import judge, open_evaluation
+    from tasks.evaluation import judge, open_evaluation
 
     study, home = simulation.protocol.study, simulation.coordinator
     progress("evaluate at every hospital")
@@ -173,8 +172,10 @@ def run_release(simulation: Simulation, progress: Progressing) -> Path:
     Raises:
         ConsiliumError: E601, E602, a gate; E603, parity; E506, too few hospitals.
     """
+    from tasks.approvals import APPROVE, Answer
+    from tasks.candidate import collect_verification, export
     from tasks.head import now
-    from tasks.release import collect_verification, export, publish
+    from tasks.publication import publish
 
     study, home = simulation.protocol.study, simulation.coordinator
     run_evaluation(simulation, progress)
@@ -183,14 +184,18 @@ def run_release(simulation: Simulation, progress: Progressing) -> Path:
     candidate = collect_verification(home, study, RUN, ask_everywhere(simulation, opened))
     assert candidate is not None
     progress("publish")
-    approval = Approval(
-        candidate=candidate,
-        approved_by="simulation, not a person",
-        role="none",
-        reason="consilium simulate approves its own candidates",
-        time=now(),
-    )
-    return publish(home, study, RUN, approval)
+    answers = {
+        role: Answer(
+            candidate=candidate,
+            choice=APPROVE,
+            user=role,
+            name="simulation, not a person",
+            reason="consilium simulate approves its own candidates",
+            time=now(),
+        )
+        for role in simulation.protocol.sign_off.roles
+    }
+    return publish(home, study, RUN, answers)
 
 
 def outcome(simulation: Simulation) -> dict[str, Any]:

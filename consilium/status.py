@@ -31,7 +31,10 @@ def next_step(head: Head, protocol: StudyProtocol, eligible: int) -> str:
     if head.status == "rejected":
         return f"nothing: {head.reason}"
     if head.candidate is not None:
-        return "a person approves or rejects the candidate in Airflow"
+        roles = " and ".join(protocol.sign_off.roles)
+        return f"sign-off in Airflow by {roles}: they approve or reject the candidate"
+    if head.status == "finished" and head.reason:
+        return f"waits: {head.reason}"
     if head.status == "finished":
         return "the release: evaluation at every hospital, gates, export"
     if head.reason:

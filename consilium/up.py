@@ -298,7 +298,7 @@ def up_command(
     json_output: Json = False,
 ) -> None:
     """Start the coordinator and the hospitals of a federation on this machine."""
-    from consilium.airflow_home import OPERATOR, password
+    from consilium.airflow_home import OPERATOR, password, passwords_file, sign_off_roles
     from consilium.study import find_federation, find_study
 
     with reporting_refusals(json_output):
@@ -313,6 +313,9 @@ def up_command(
             platform = up(home_folder(), folder, protocols, port, lambda text: status.update(text))
         screen.print(f"Consilium is up at {platform.url} with {', '.join(platform.sites)}.")
         screen.print(f"User {OPERATOR}, password {password(platform.coordinator, OPERATOR)}")
+        roles = ", ".join(sign_off_roles(platform.coordinator))
+        screen.print(f"Who signs off releases ({roles}) finds the password in", highlight=False)
+        screen.print(str(passwords_file(platform.coordinator)), soft_wrap=True, highlight=False)
 
 
 @down_app.command()

@@ -1,29 +1,51 @@
-"""From a person's answer in Airflow to the `Approval` that goes into the release."""
+"""From a person's answer in Airflow to the `Answer` that publication decides on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from contracts.release import Approval
+if TYPE_CHECKING:
+    from tasks.approvals import Answer
+
+PREFIX = "approve_"
 
 
-def approval_of(answer: dict[str, Any], candidate: str) -> Approval:
+def question_id(role: str) -> str:
+    """Id of the task that asks a role."""
+    return f"{PREFIX}{role}"
+
+
+def answer_of(payload: Mapping[str, Any] | None, candidate: str) -> Answer | None:
     """Bind the answer of a question in Airflow to the candidate that it was asked about.
 
     Args:
-        answer: what the operator returned: `responded_by_user`, `responded_at`, `params_input`.
+        payload: what the operator returned: `chosen_options`, `params_input`, `responded_at`,
+            `responded_by_user`; None where nobody answered.
         candidate: digest of the candidate.
     """
-    given = answer.get("params_input") or {}
-    user = answer.get("responded_by_user") or {}
-    when = answer["responded_at"]
+    from tasks.approvals import REJECT, Answer
+
+    if payload is None:
+        return None
+    given = payload.get("params_input") or {}
+    user = payload.get("responded_by_user") or {}
+    when = payload["responded_at"]
     if isinstance(when, str):
         when = datetime.fromisoformat(when)
-    return Approval(
+    chosen = list(payload.get("chosen_options") or [])
+    return Answer(
         candidate=candidate,
-        approved_by=given.get("name") or f"user {user.get('name') or user.get('id')}",
-        role=f"{given.get('role') or 'clinician'} (Airflow user {user.get('name') or user.get('id')})",
-        reason=given.get("reason") or "",
+        choice=str(chosen[0]) if len(chosen) == 1 else REJECT,
+        user=str(user.get("name") or user.get("id") or ""),
+        name=str(given.get("name") or ""),
+        reason=str(given.get("reason") or ""),
         time=when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
+
+
+def users_who_started(run: Any) -> list[str]:
+    """Name the users behind a DAG run: the one whom Airflow knows, and the one whom a tool's `conf` names."""
+    named = [getattr(run, "triggering_user_name", None), (run.conf or {}).get("triggered_by")]
+    return [str(user) for user in named if user]

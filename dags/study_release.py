@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
-from airflow.sdk import DAG, Param, TaskGroup, TriggerRule, task
+from airflow.sdk import DAG, Param, TaskGroup, TriggerRule, conf, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from contracts.study import StudyProtocol
+from dags.approval import answer_of, question_id, users_who_started
 from dags.steps import (
     answers,
     at_coordinator,
+    coordinator_home,
     default_args,
     exchange,
     finished_asset,
@@ -21,16 +26,15 @@ from dags.steps import (
 )
 from dags.view import View, current_view
 
-APPROVE, REJECT = "Approve", "Reject"
-
 BODY = """\
-Release candidate of **{title}** (study `{study}`).
+Release candidate of **{title}** (study `{study}`), for sign-off as **{role}**.
 
 Candidate digest: `{{{{ ti.xcom_pull(task_ids='collect') }}}}`
 
 All acceptance gates of the protocol passed, and every hospital ran the exported model on its own holdout.
 Read the [validation page](/candidates/{study}/validation.html) first. What you sign is this digest: another
-candidate needs another signature.
+candidate needs another sign-off. Who started this run may not sign it off, and every role needs a person of
+its own. The coordinator countersigns: it signs the whole release with the answers inside.
 """
 
 
@@ -57,70 +61,65 @@ def release_dag(protocol: StudyProtocol, view: View) -> DAG:
 
         @task.branch(task_id="open_evaluation")
         def open_evaluation() -> list[str]:
+            from tasks.evaluation import open_evaluation
             from tasks.presence import present_sites
-            from tasks.release import open_evaluation
 
             todo = at_coordinator(lambda home, run: open_evaluation(home, study, run, present_sites(home)))
             return follow(todo.plan, todo.roster, "evaluate", "judge", todo.reason)
 
         @task(task_id="judge", trigger_rule=TriggerRule.ALL_DONE)
         def judge() -> None:
-            from tasks.release import judge
+            from tasks.evaluation import judge
 
             opened("open_evaluation")
             found = answers(view.sites, "evaluate")
-            at_coordinator(lambda home, run: judge(home, study, run, found))
+            with naming_the_page(study):
+                at_coordinator(lambda home, run: judge(home, study, run, found))
 
         @task.branch(task_id="export")
         def export() -> list[str]:
+            from tasks.candidate import export
             from tasks.presence import present_sites
-            from tasks.release import export
 
             todo = at_coordinator(lambda home, run: export(home, study, run, present_sites(home)))
             return follow(todo.plan, todo.roster, "verify", "collect", todo.reason)
 
         @task(task_id="collect", trigger_rule=TriggerRule.ALL_DONE)
         def collect() -> str:
-            from tasks.release import collect_verification
+            from tasks.candidate import collect_verification
 
+            skip_when_released(study)
             opened("export")
             found = answers(view.sites, "verify")
-            candidate = at_coordinator(lambda home, run: collect_verification(home, study, run, found))
+            user = next(iter(users_who_started(get_current_context()["dag_run"])), None)
+            with naming_the_page(study):
+                return str(
+                    at_coordinator(lambda home, run: collect_verification(home, study, run, found, user))
+                )
+
+        @task(task_id="publish", trigger_rule=TriggerRule.ALL_DONE)
+        def publish() -> str:
+            from tasks.publication import publish
+
+            instance = get_current_context()["ti"]
+            candidate = instance.xcom_pull(task_ids="collect", map_indexes=-1)
             if candidate is None:
-                raise AirflowSkipException("nothing to approve")
-            return str(candidate)
-
-        # An administrator cannot answer: only the user named here (anybody else gets 403).
-        # Not an ApprovalOperator: a rejection would only skip what follows, and the head must hear of it.
-        approve = HITLOperator(
-            task_id="approve",
-            options=[APPROVE, REJECT],
-            subject=f"Release {study}?",
-            body=BODY.format(title=protocol.title, study=study),
-            params={
-                "name": Param("", type="string", title="Your name", maxLength=200),
-                "role": Param("clinician", type="string", title="Your role", maxLength=200),
-                "reason": Param("", type="string", title="Reason", maxLength=500),
-            },
-            assigned_users={"id": "clinician", "name": "clinician"},
-            retries=0,
-            execution_timeout=None,  # a person may take days
-        )
-
-        @task(task_id="publish")
-        def publish(answer: dict[str, Any], candidate: str) -> str:
-            from dags.approval import approval_of
-            from tasks.release import publish, reject
-
-            if answer["chosen_options"] != [APPROVE]:
-                at_coordinator(lambda home, run: reject(home, study, candidate))
-                raise AirflowFailException("the candidate was rejected: there is no release")
-            approval = approval_of(answer, candidate)
-            return str(at_coordinator(lambda home, run: publish(home, study, run, approval)))
+                skip_when_released(study)
+                raise AirflowFailException("no candidate was made: there is nothing to publish")
+            given = {
+                role: answer_of(instance.xcom_pull(task_ids=question_id(role), map_indexes=-1), candidate)
+                for role in protocol.sign_off.roles
+            }
+            users = users_who_started(get_current_context()["dag_run"])
+            return str(at_coordinator(lambda home, run: publish(home, study, run, given, users)))
 
         opening, judging, exporting, collected = open_evaluation(), judge(), export(), collect()
-        opening >> judging >> exporting >> collected >> approve
-        publish(approve.output, collected)
+        # Whatever became of the questions: publication looks at every answer itself, and at none that is
+        # missing as if it were a yes.
+        publishing = publish()
+        opening >> judging >> exporting >> collected >> publishing
+        for role in protocol.sign_off.roles:
+            collected >> question(protocol, role) >> publishing
         for site in view.sites:
             with TaskGroup(site, tooltip=f"hospital {site}"):
                 evaluation = site_task(site, "evaluate", protocol, evaluate_at, plan_from="open_evaluation")
@@ -128,6 +127,51 @@ def release_dag(protocol: StudyProtocol, view: View) -> DAG:
             opening >> evaluation >> judging
             exporting >> verification >> collected
     return dag
+
+
+def question(protocol: StudyProtocol, role: str) -> HITLOperator:
+    """Ask the person of one role; only the Airflow user of that name can answer (anybody else gets 403).
+
+    Not an ApprovalOperator: a rejection would only skip what follows, and the head must hear of it.
+    """
+    from tasks.approvals import APPROVE, REJECT
+
+    return HITLOperator(
+        task_id=question_id(role),
+        options=[APPROVE, REJECT],
+        subject=f"Release {protocol.study}? Sign-off as {role}",
+        body=BODY.format(title=protocol.title, study=protocol.study, role=role),
+        params={
+            "name": Param("", type="string", title="Your name", maxLength=200),
+            "role": Param(role, type="string", title="Your role", enum=[role]),
+            "reason": Param("", type="string", title="Reason", maxLength=500),
+        },
+        assigned_users={"id": role, "name": role},
+        retries=0,
+        execution_timeout=None,  # a person may take days
+    )
+
+
+def skip_when_released(study: str) -> None:
+    """Skip the task of a run that came after the release: it has nothing to do, and nothing failed."""
+    from tasks.head import load_head
+
+    if load_head(coordinator_home(), study).status == "released":
+        raise AirflowSkipException(f"study {study} is released")
+
+
+@contextlib.contextmanager
+def naming_the_page(study: str) -> Iterator[None]:
+    """Let the log of a step that a gate stopped name the page that says which gate, and where."""
+    from tasks.stopped import release_folder
+
+    try:
+        yield
+    except AirflowFailException:
+        if (release_folder(coordinator_home(), study) / "stopped" / "validation.html").is_file():
+            url = f"{conf.get('api', 'base_url', fallback='')}/candidates/{study}/validation.html"
+            logging.getLogger(__name__).error("the gates, by hospital: %s", url)
+        raise
 
 
 _view = current_view()

@@ -1,4 +1,4 @@
-"""The validation page of a release candidate, for whoever is signed in to Airflow and asked to approve it."""
+"""The validation page of a candidate or of a stopped model, for whoever is signed in to Airflow."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fastapi import Path as InPath
 from fastapi.responses import FileResponse, Response
 
 from tasks.home import CoordinatorHome
+from tasks.stopped import evidence_page
 
 PREFIX = "/candidates"
 
@@ -27,10 +28,10 @@ def evidence_app(home: CoordinatorHome) -> FastAPI:
 
     @app.get("/{study}/validation.html")
     def page(study: Annotated[str, InPath(pattern=r"^[a-z][a-z0-9-]{1,63}$")], user: GetUserDep) -> Response:
-        """The page of the candidate that waits, or was approved last."""
-        path = home.study(study) / "release" / "candidate" / "validation.html"
+        """The page of the candidate that waits or was approved last, or of the model that a gate stopped."""
+        path = evidence_page(home, study)
         if not path.is_file():
-            raise HTTPException(404, "no candidate")
+            raise HTTPException(404, "no candidate, and no gate that stopped one")
         return FileResponse(path, media_type="text/html", headers=HEADERS)
 
     return app

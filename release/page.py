@@ -111,11 +111,11 @@ the numbers are in the table below">
 <p class="note">AUROC: the chance that a patient with the outcome is given a higher risk than one without; 0.5 is \
 no better than chance. Intervals: DeLong. Pooled: random effects over hospitals (DerSimonian-Laird, \
 Hartung-Knapp), so it allows for hospitals that differ.\
-{% if pooled.heterogeneity is defined %} Between hospitals: I² = \
-{{ "%.0f"|format(100 * pooled.heterogeneity.i2) }} %\
-{% if pooled.heterogeneity.new_site_lower is defined %}; at a new hospital the AUROC is expected between \
-{{ "%.3f"|format(pooled.heterogeneity.new_site_lower) }} and \
-{{ "%.3f"|format(pooled.heterogeneity.new_site_upper) }} (95 % prediction interval){% endif %}.{% endif %}</p>
+{% set between = (pooled.heterogeneity | default({})).auroc | default({}) %}{% if between %} Between hospitals: I² = \
+{{ "%.0f"|format(100 * between.i2) }} %\
+{% if between.new_site_lower is defined %}; at a new hospital the AUROC is expected between \
+{{ "%.3f"|format(between.new_site_lower) }} and \
+{{ "%.3f"|format(between.new_site_upper) }} (95 % prediction interval){% endif %}.{% endif %}</p>
 {% if facts.achievable_auroc %}<p class="note">The cohorts are simulated, so the best AUROC that any model could \
 reach is known: {% for name, value in facts.achievable_auroc.items() %}{{ name }} {{ "%.3f"|format(value) }}\
 {{ ", " if not loop.last else "." }}{% endfor %}</p>{% endif %}

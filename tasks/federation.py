@@ -75,7 +75,7 @@ def enrol(home: CoordinatorHome, card: dict[str, object]) -> Member:
         member = Member.model_validate(card)
     except ValidationError as error:
         raise ConsiliumError("E107", first_problem(error)) from error
-    if member.site in RESERVED:
+    if member.site in RESERVED or member.site.startswith("approve_"):  # task ids of the sign-off
         raise ConsiliumError("E107", f"site {member.site!r}: this name is taken by a part of Consilium")
     with locked(home.root / ".federation.lock"):
         federation = load_federation(home)

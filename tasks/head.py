@@ -15,6 +15,7 @@ from durable.files import locked, read_json, write_json
 from privacy.promise import check_mechanism
 from strategies.registry import strategy_of
 from tasks.amendments import check_amendment
+from tasks.events import record_event
 from tasks.home import CoordinatorHome
 
 
@@ -123,6 +124,15 @@ def register_study(home: CoordinatorHome, protocol: StudyProtocol) -> Head:
             study=protocol.study, protocol_hash=protocol.hash, round=protocol.first_round, updated=now()
         )
         write_json(folder / "head.json", head.model_dump(mode="json"))
+        record_event(
+            home,
+            protocol.study,
+            "registered",
+            protocol.hash,
+            protocol_hash=protocol.hash,
+            product=protocol.product_name,
+            amends=protocol.amends,
+        )
         # Last: a study is known by its protocol, and then its head is there.
         write_json(folder / "protocol.json", protocol.body())
     return head

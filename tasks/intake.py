@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from contracts.canonical import digest
 from contracts.datasheet import DataSheet
 from contracts.errors import ConsiliumError
 from tasks.answers import open_answer
+from tasks.events import record_event
 from tasks.federation import load_federation
 from tasks.head import load_protocol, now
 from tasks.home import CoordinatorHome
@@ -22,6 +24,8 @@ def admit_sheets(home: CoordinatorHome, study: str, results: dict[str, str | Non
     protocol = load_protocol(home, study)
     federation = load_federation(home)
     admitted: list[str] = []
+    sheets: dict[str, str] = {}
+    cohorts: dict[str, str] = {}
     refused: dict[str, str] = {}
     failed: dict[str, list[str]] = {}
     silent: list[str] = []
@@ -31,7 +35,7 @@ def admit_sheets(home: CoordinatorHome, study: str, results: dict[str, str | Non
             silent.append(site)
             continue
         try:
-            sheet, _ = open_answer(federation, site, text, DataSheet, None)
+            sheet, sheet_digest = open_answer(federation, site, text, DataSheet, None)
             check_sheet(sheet, study, protocol.hash, site, federation.member(site).declared_size)
         except ConsiliumError as error:
             refused[site] = error.number
@@ -40,6 +44,7 @@ def admit_sheets(home: CoordinatorHome, study: str, results: dict[str, str | Non
         save_sheet(home, study, site, text)
         if sheet.accepted:
             admitted.append(site)
+            sheets[site], cohorts[site] = sheet_digest, sheet.cohort
         else:
             failed[site] = sorted(
                 {
@@ -58,6 +63,9 @@ def admit_sheets(home: CoordinatorHome, study: str, results: dict[str, str | Non
         "time": now(),
     }
     save_record(home, study, "intake", record)
+    said: dict[str, Any] = {"sheets": sheets, "cohorts": cohorts, "out": sorted({*failed, *refused})}
+    if sheets or said["out"]:
+        record_event(home, study, "intake", digest(said), **said)
     return record
 
 

@@ -25,6 +25,7 @@ from tasks.account import Account, epsilon_of
 from tasks.admission import check_envelope, check_tensors
 from tasks.aggregate import Base, aggregate, expectation, weight_of
 from tasks.answers import Answers, gather
+from tasks.events import record_event
 from tasks.exchange import DirectoryExchange
 from tasks.folds import base_of, invited, left_out, made_of, quorum, slot_of
 from tasks.head import Head, advance, load_head, load_protocol, now
@@ -99,6 +100,7 @@ def open_round(home: CoordinatorHome, study: str, run_id: str, present: set[str]
     )
     digest = save_plan(home, plan)
     save_record(home, study, str(head.round), opening_record(home, base, plan, digest, absent))
+    record_event(home, study, "round_opened", digest, round=head.round, kind=slot.kind, sites=list(eligible))
     advance(home, head, runs=runs, status="running", plan=digest, reason=None)
     return OpenedRound(plan_text(home, study, digest), roster_of(plan), f"round {head.round} opened")
 
@@ -222,6 +224,7 @@ def _close(home: CoordinatorHome, study: str, run_id: str, results: dict[str, st
             f"{answers.summary()}"
         )
         save_record(home, study, str(head.round), {**record, "status": "refused", "reason": reason})
+        record_event(home, study, "round_refused", f"{head.plan} {head.refusals}", reason=reason[:500])
         advance(home, head, refusals=head.refusals + 1, reason=reason[:500])
         raise ConsiliumError("E506", reason)
     for site, text in answers.texts.items():
@@ -257,6 +260,9 @@ def _advanced(
     home: CoordinatorHome, protocol: StudyProtocol, head: Head, run_id: str, record: dict[str, Any]
 ) -> ClosedRound:
     """Move the head behind the round whose record is stored."""
+    admitted = {line["site"]: line["envelope"] for line in record["updates"]}
+    digests = {"model": record["model"], "updates": admitted}
+    record_event(home, protocol.study, "round_closed", record["plan"], round=head.round, **digests)
     if isinstance(protocol.privacy, HospitalPrivacy):
         federation_ledger.commit(home, record["plan"])
     slot, threshold = slot_of(protocol, head.round), record.get("threshold", {})

@@ -47,14 +47,28 @@ def load_answer(home: CoordinatorHome, study: str, plan: str, site: str) -> str:
 
 
 def save_sheet(home: CoordinatorHome, study: str, site: str, text: str) -> None:
-    """Keep a site's newest data sheet."""
-    write_atomic(home.study(study) / "sheets" / f"{site}.json", text.encode())
+    """Keep a site's newest data sheet, and every earlier one by its digest: plans and releases name them."""
+    folder = home.study(study) / "sheets"
+    write_atomic(folder / "all" / f"{parse_signed(text).digest}.json", text.encode())
+    write_atomic(folder / f"{site}.json", text.encode())
 
 
 def load_sheet(home: CoordinatorHome, study: str, site: str) -> Signed | None:
     """Read a site's newest data sheet (signed; verified when it was admitted), or None."""
     path = home.study(study) / "sheets" / f"{site}.json"
     return parse_signed(path.read_text()) if path.exists() else None
+
+
+def sheet_text(home: CoordinatorHome, study: str, digest: str) -> str:
+    """Read a signed data sheet (canonical text) by its digest; verified when it was admitted.
+
+    Raises:
+        ConsiliumError: E511, no sheet of this digest was admitted here.
+    """
+    path = home.study(study) / "sheets" / "all" / f"{digest}.json"
+    if not path.exists():
+        raise ConsiliumError("E511", f"study {study!r} has no data sheet {digest}")
+    return path.read_text()
 
 
 def save_record(home: CoordinatorHome, study: str, name: str, record: dict) -> None:

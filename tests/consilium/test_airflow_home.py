@@ -21,9 +21,12 @@ from consilium.airflow_home import (
     write_coordinator,
     write_site,
 )
+from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
 from site_runtime.home import SiteHome
+from tasks.head import register_study
 from tasks.home import CoordinatorHome
+from tests.factories import tiny_study
 
 
 def read(airflow: Path) -> configparser.ConfigParser:
@@ -58,6 +61,21 @@ def test_what_is_secret_is_readable_by_its_owner_only_and_is_kept(tmp_path: Path
     for path in (passwords_file(home), home.api_key, home.airflow / "airflow.cfg"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert SigningKey.load("coordinator", home.api_key).public
+
+
+def test_every_role_of_a_registered_study_is_a_user_and_the_administrator_is_none(tmp_path: Path) -> None:
+    home = CoordinatorHome(tmp_path)
+    write_coordinator(home, 18080, 60, sites=4)
+    before = password(home, "clinician")
+    register_study(home, tiny_study(sign_off={"roles": ["quality", "physicist"]}))
+    write_coordinator(home, 18080, 60, sites=4)
+    users = read(home.airflow)["core"]["simple_auth_manager_users"]
+    assert users == "operator:admin,clinician:op,physicist:op,quality:op"
+    secrets = {password(home, user) for user in ("operator", "clinician", "physicist", "quality")}
+    assert len(secrets) == 4 and password(home, "clinician") == before
+    register_study(home, tiny_study(study="other", sign_off={"roles": ["operator"]}))
+    with pytest.raises(ConsiliumError, match=r"E101.*operator"):
+        write_coordinator(home, 18080, 60, sites=4)
 
 
 def test_a_sites_environment_names_neither_user_nor_machine_nor_coordinator(

@@ -1,14 +1,3 @@
-"""Airflow reads its home when it is imported: give it an empty one."""
+"""These tests import Airflow."""
 
-import atexit
-import os
-import shutil
-import tempfile
-
-if "AIRFLOW_HOME" not in os.environ:
-    os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-dags-")
-    atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
-os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
-os.environ.setdefault(
-    "AIRFLOW__CORE__EXECUTOR", "LocalExecutor,airflow.providers.edge3.executors.EdgeExecutor"
-)
+from tests import airflow_home  # noqa: F401  sets the environment

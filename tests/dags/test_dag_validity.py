@@ -14,7 +14,13 @@ from tests.factories import TinyFederation, tiny_study
 
 STUDIES = {
     "tiny": tiny_study(),
-    "nightly": tiny_study(study="nightly", cadence="cron", cron="0 2 * * *", intake_cron="0 1 * * *"),
+    "nightly": tiny_study(
+        study="nightly",
+        cadence="cron",
+        cron="0 2 * * *",
+        intake_cron="0 1 * * *",
+        sign_off={"roles": ["clinician", "quality"]},
+    ),
 }
 SITES = ("ash", "birch", "cedar")
 SITE_STEPS = {"intake": {"intake"}, "round": {"train"}, "release": {"evaluate", "verify"}}
@@ -101,7 +107,7 @@ def test_every_task_has_owner_retry_rule_and_deadline(bag: Bag) -> None:
     for dag in bag.dags.values():
         for task in dag.tasks:
             assert task.owner == "consilium"
-            assert task.execution_timeout is not None or task.task_id == "approve"
+            assert task.execution_timeout is not None or task.task_id.startswith("approve_")
     for site, task in bag.site_tasks():
         assert task.retries == 1 and task.retry_delay <= timedelta(seconds=5), site
         deadline = timedelta(seconds=30)
@@ -137,12 +143,24 @@ def test_a_round_closes_whatever_its_sites_did(bag: Bag) -> None:
         assert close.upstream_task_ids == {"open_round", *(f"{site}.train" for site in bag.sites)}
 
 
-def test_nothing_is_published_without_an_approval_by_the_clinician(bag: Bag) -> None:
-    for study in STUDIES:
+def test_every_role_of_the_protocol_is_asked_and_only_its_user_may_answer(bag: Bag) -> None:
+    for study, protocol in STUDIES.items():
         dag = bag.dags[f"{study}.release"]
-        approve, publish = dag.get_task("approve"), dag.get_task("publish")
-        assert approve.assigned_users == [{"id": "clinician", "name": "clinician"}]
-        assert approve.options == ["Approve", "Reject"] and not approve.multiple and not approve.defaults
-        assert [user["id"] for user in approve.assigned_users] == ["clinician"]
-        assert "approve" in publish.upstream_task_ids
-        assert publish.trigger_rule == "all_success"
+        questions = {task.task_id: task for task in dag.tasks if task.task_id.startswith("approve_")}
+        assert set(questions) == {f"approve_{role}" for role in protocol.sign_off.roles}
+        for role in protocol.sign_off.roles:
+            asked = questions[f"approve_{role}"]
+            assert asked.assigned_users == [{"id": role, "name": role}]
+            assert asked.options == ["Approve", "Reject"] and not asked.multiple and not asked.defaults
+            assert asked.params.get_param("role").schema["enum"] == [role]
+            assert f"/candidates/{study}/validation.html" in asked.body
+            assert asked.upstream_task_ids == {"collect"}
+
+
+def test_publication_hears_every_answer_whatever_became_of_the_questions(bag: Bag) -> None:
+    # It decides by itself (tests/tasks/test_publication.py): a rejection must reach it, and so must silence.
+    for study, protocol in STUDIES.items():
+        publish = bag.dags[f"{study}.release"].get_task("publish")
+        asked = {f"approve_{role}" for role in protocol.sign_off.roles}
+        assert publish.upstream_task_ids == {"collect", *asked}
+        assert publish.trigger_rule == "all_done"

@@ -79,8 +79,9 @@ def quiet(platform: Platform, study: str, seconds: float = 180) -> None:
                 return False
         for run in airflow.runs(f"{study}.release"):
             if run.state in BUSY:
-                approve = airflow.tasks(run.dag, run.id).get("approve")
-                if approve is None or approve.state not in ("awaiting_input", "deferred"):
+                tasks = airflow.tasks(run.dag, run.id)
+                asked = [tasks[name].state for name in tasks if name.startswith("approve_")]
+                if not any(state in ("awaiting_input", "deferred") for state in asked):
                     return False
         return True
 

@@ -9,6 +9,7 @@ from consilium.rest import AirflowRefused
 from consilium.up import Platform
 from release.directory import read_manifest
 from release.verify import verified, verify_release
+from tasks.events import read_events
 from tasks.federation import coordinator_key
 from tasks.replay import replay
 from tests.live.driver import head, intake, quiet, start, wait, wait_finished
@@ -51,6 +52,9 @@ def test_the_answer_publishes_a_release_that_verifies_and_replays(platform: Plat
     assert verified(verify_release(folder, coordinator_key(platform.coordinator).public))
     (approval,) = read_manifest(folder).approvals
     assert (approval.candidate, approval.approved_by) == (candidate, "demo script, not a person")
+    assert approval.user == approval.role == "clinician"
+    names = [event.event for event in read_events(platform.coordinator, STUDY)]
+    assert names[-4:] == ["verified", "candidate", "approved", "published"]
     assert all(r.matches for r in replay(platform.coordinator, STUDY))
 
 

@@ -51,7 +51,7 @@ def test_the_grid_has_a_row_for_every_hospital_and_a_column_for_every_round(
 def test_the_clinician_sees_the_form_with_the_candidate_and_the_evidence(platform: Platform, asked) -> None:
     candidate = head(platform, STUDY).candidate
     with signed_in(platform, CLINICIAN) as page:
-        page.goto(f"{platform.url}/dags/{asked.dag}/runs/{asked.run}/tasks/approve/required_actions")
+        page.goto(f"{platform.url}/dags/{asked.dag}/runs/{asked.run}/tasks/{asked.task}/required_actions")
         page.get_by_role("button", name="Approve").first.wait_for()
         assert page.get_by_role("button", name="Reject").first.is_visible()
         assert candidate in page.content()

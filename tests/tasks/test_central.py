@@ -20,9 +20,9 @@ from tasks.answers import gather
 from tasks.central import CLIP
 from tasks.federation_ledger import account, federation_ledger
 from tasks.head import load_head
-from tasks.release import site_privacy
 from tasks.replay import replay
 from tasks.rounds import close_round, open_round
+from tasks.spending import site_privacy
 from tasks.store import get_tensors, load_record
 from tests.factories import (
     STUDY,

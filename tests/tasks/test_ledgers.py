@@ -14,9 +14,9 @@ from contracts.evaluation import EvaluationReport, SealedReport
 from contracts.sealing import seal
 from contracts.signing import SigningKey, parse_signed, to_text
 from site_runtime.steps import evaluate
+from tasks.evaluation import judge, open_evaluation
 from tasks.exchange import DirectoryExchange
 from tasks.ledgers import check_ledger, excerpt_bytes
-from tasks.release import judge, open_evaluation
 from tasks.sealed import seal_key
 from tests.factories import private_study, tiny_rows, tiny_simulation, tiny_study
 

@@ -9,8 +9,8 @@ from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
 from contracts.signing import parse_signed
 from privacy.histogram import BINS
+from tasks.evaluation import open_evaluation
 from tasks.head import advance, load_head
-from tasks.release import open_evaluation
 from tasks.replay import replay
 from tasks.rounds import close_round, open_round
 from tasks.store import get_tensors, load_record, put_tensors, save_record

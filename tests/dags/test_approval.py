@@ -1,0 +1,46 @@
+"""What a person answered in Airflow reaches publication as they gave it, and silence as silence."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from types import SimpleNamespace
+
+import pytest
+
+from dags.approval import answer_of, users_who_started
+from tasks.approvals import APPROVE, REJECT
+
+WHEN = datetime(2026, 1, 1, 13, 5, 0, 999_999, tzinfo=timezone(timedelta(hours=1)))
+GIVEN = {
+    "chosen_options": ["Approve"],
+    "params_input": {"name": "Dr A", "role": "clinician", "reason": "reviewed"},
+    "responded_at": WHEN,
+    "responded_by_user": {"id": "clinician", "name": "clinician"},
+}
+
+
+def test_name_reason_user_and_time_are_the_persons_own() -> None:
+    answer = answer_of(GIVEN, "c" * 64)
+    assert answer is not None
+    assert (answer.candidate, answer.choice, answer.user) == ("c" * 64, APPROVE, "clinician")
+    assert (answer.name, answer.reason, answer.time) == ("Dr A", "reviewed", "2026-01-01T12:05:00Z")
+    text = {**GIVEN, "responded_at": WHEN.astimezone(UTC).isoformat()}  # as XCom may hand it back
+    assert answer_of(text, "c" * 64) == answer
+
+
+@pytest.mark.parametrize("chosen", [["Reject"], [], ["Approve", "Reject"], None])
+def test_anything_but_one_clear_yes_is_no(chosen: list[str] | None) -> None:
+    answer = answer_of({**GIVEN, "chosen_options": chosen}, "c" * 64)
+    assert answer is not None and answer.choice == REJECT
+
+
+def test_nobody_answered_is_no_answer() -> None:
+    assert answer_of(None, "c" * 64) is None
+    nobody = answer_of({**GIVEN, "responded_by_user": None}, "c" * 64)
+    assert nobody is not None and nobody.user == ""  # which no role is called
+
+
+def test_who_started_a_run_is_known_from_airflow_and_from_what_a_tool_says() -> None:
+    assert users_who_started(SimpleNamespace(triggering_user_name=None, conf=None)) == []
+    run = SimpleNamespace(triggering_user_name="operator", conf={"triggered_by": "anna"})
+    assert users_who_started(run) == ["operator", "anna"]
