@@ -20,6 +20,7 @@ from tasks.exchange import DirectoryExchange
 from tasks.fact_gates import evidence_times, fact_verdicts
 from tasks.head import Head, advance, load_head, load_protocol, now
 from tasks.home import CoordinatorHome
+from tasks.lineage import admitted_under, lineage_of
 from tasks.release_facts import release_facts, version_of
 from tasks.reports import ENDED, check_report, open_exchange, stored_reports
 from tasks.rounds import OpenedRound, roster_of
@@ -48,9 +49,11 @@ def export(home: CoordinatorHome, study: str, run_id: str, present: set[str]) ->
     privacy = site_privacy(home, protocol, stored_reports(home, study, head.evaluation))
     epsilons = [p.epsilon_study for p in privacy if p.epsilon_study is not None]
     threshold = threshold_of(protocol, head.threshold)
+    sheets = admitted_under(home, protocol, load_plan(home, study, head.evaluation))
+    version, _ = version_of(home, protocol, lineage_of(home, protocol, sheets))
     facts = {
         "study": study,
-        "version": version_of(home, protocol),
+        "version": version,
         "protocol_hash": protocol.hash,
         "model": head.model,
         "epsilon": f"{max(epsilons):.4f}" if epsilons else "none",

@@ -16,13 +16,14 @@ from tasks.events import record_event
 from tasks.head import Head, advance, load_head, load_protocol, now
 from tasks.home import CoordinatorHome
 from tasks.ledgers import check_ledger
-from tasks.release_facts import published_before, release_facts
+from tasks.release_facts import release_facts
 from tasks.reports import ENDED, check_report, open_exchange, stored_reports
 from tasks.rounds import OpenedRound, roster_of
 from tasks.sealed import gather_sealed, require_holdouts, unseal
 from tasks.spending import site_privacy
 from tasks.stopped import write_stopped
 from tasks.store import load_plan, save_answer, save_record
+from tasks.versions import earlier_releases
 from validation.gates import judge as judge_gates
 from validation.gates import require
 from validation.pooling import metrics_tree
@@ -72,8 +73,7 @@ def judge(home: CoordinatorHome, study: str, run_id: str, results: dict[str, str
     answers = _opened(home, protocol, head, plan, results)
     reports = stored_reports(home, study, head.evaluation)
     spent = {p.site: p.epsilon_study for p in site_privacy(home, protocol, reports)}
-    earlier = len(published_before(home, protocol))
-    gates = judge_gates(protocol, reports, spent, earlier_releases=earlier)
+    gates = judge_gates(protocol, reports, spent, earlier_releases=earlier_releases(home, protocol))
     record = {
         "study": study,
         "protocol_hash": protocol.hash,

@@ -7,12 +7,11 @@ from typing import Any
 
 from contracts.errors import ConsiliumError
 from contracts.evaluation import EvaluationReport
-from contracts.release import Change, GateResult, ReleaseManifest
+from contracts.release import Change, GateResult, Lineage
 from contracts.study import StudyProtocol
 from contracts.version import CODE_VERSION
 from durable.files import read_json
 from release.facts import Evidence, ReleaseFacts
-from release.registry import next_version, releases
 from tasks.head import load_head
 from tasks.home import CoordinatorHome
 from tasks.lineage import admitted_under, components, lineage_of
@@ -20,6 +19,7 @@ from tasks.reports import stored_reports
 from tasks.roster import study_noise
 from tasks.spending import shown_ledgers, site_privacy
 from tasks.store import load_plan, load_record, sheet_text
+from tasks.versions import previous_release, version_and_change
 from validation.pooling import metrics_tree
 
 
@@ -45,7 +45,8 @@ def release_facts(
         events: the event log up to this candidate.
 
     Raises:
-        ConsiliumError: E706, the study has no evaluation; E511, a data sheet of the lineage is not here.
+        ConsiliumError: E706, the study has no evaluation; E511, a data sheet of the lineage is not here;
+            E710, a major change that was not planned.
     """
     study = protocol.study
     head = load_head(home, study)
@@ -53,7 +54,8 @@ def release_facts(
         raise ConsiliumError("E706", f"study {study} has no evaluation")
     evaluation = stored_reports(home, study, head.evaluation)
     sheets = admitted_under(home, protocol, load_plan(home, study, head.evaluation))
-    previous, version = previous_release(home, protocol), version_of(home, protocol)
+    lineage = lineage_of(home, protocol, sheets)
+    previous, (version, change) = previous_release(home, protocol), version_of(home, protocol, lineage)
     noise = study_noise(home, protocol)
     achievable = home.study(study) / "achievable.json"
     return ReleaseFacts(
@@ -75,9 +77,9 @@ def release_facts(
         threshold=head.threshold,
         threshold_found=threshold_found(home, protocol),
         achievable_auroc=read_json(achievable) if achievable.exists() else {},
-        lineage=lineage_of(home, protocol, sheets),
-        change=_change(previous, version),
-        previous=previous,
+        lineage=lineage,
+        change=change,
+        previous=previous.manifest if previous else None,
         verified=verified,
         triggered_by=triggered_by,
         data_sheets={site: sheet_text(home, study, digest) for site, digest in sheets.items()},
@@ -93,22 +95,13 @@ def load_evidence(home: CoordinatorHome) -> Evidence:
     return Evidence()
 
 
-def previous_release(home: CoordinatorHome, protocol: StudyProtocol) -> ReleaseManifest | None:
-    """Manifest of the product's release before this one; None for the first."""
-    published = published_before(home, protocol)
-    return published[-1] if published else None
+def version_of(home: CoordinatorHome, protocol: StudyProtocol, lineage: Lineage) -> tuple[str, Change]:
+    """SemVer of the release at hand, and what changed since the product's release before.
 
-
-def published_before(home: CoordinatorHome, protocol: StudyProtocol) -> list[ReleaseManifest]:
-    """Manifests of the product's releases, oldest first."""
-    return [r.manifest for r in releases(home.releases) if r.manifest.product == protocol.product_name]
-
-
-def version_of(home: CoordinatorHome, protocol: StudyProtocol) -> str:
-    """SemVer of the release at hand, from what changed since the study's last one."""
-    published = [r.manifest for r in releases(home.releases) if r.manifest.study == protocol.study]
-    sites = [p.site for p in site_privacy(home, protocol)]
-    return next_version(published, protocol_hash=protocol.hash, sites=sites)
+    Raises:
+        ConsiliumError: E710, a major change that was not planned.
+    """
+    return version_and_change(home, protocol, lineage, [p.site for p in site_privacy(home, protocol)])
 
 
 def threshold_found(home: CoordinatorHome, protocol: StudyProtocol) -> dict[str, Any]:
@@ -116,13 +109,3 @@ def threshold_found(home: CoordinatorHome, protocol: StudyProtocol) -> dict[str,
     if protocol.threshold_rule is None:
         return {}
     return dict(load_record(home, protocol.study, str(protocol.last_round))["threshold"])
-
-
-def _change(previous: ReleaseManifest | None, version: str) -> Change:
-    """The level of change that the version states."""
-    if previous is None:
-        return Change(level="first")
-    before, after = previous.version.split("."), version.split(".")
-    same = next((i for i in range(3) if before[i] != after[i]), 2)
-    level = ("major", "minor", "patch")[same]
-    return Change.model_validate({"level": level, "since": previous.version})

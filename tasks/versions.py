@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-from contracts.datasheet import DataSheet
 from contracts.errors import ConsiliumError
-from contracts.release import Change, Lineage, SiteData
+from contracts.release import Change, Lineage
 from contracts.study import StudyProtocol, parse_study
 from release.registry import RegisteredRelease, current, releases
 from release.versioning import classify, next_version, require_allowed
-from tasks.federation import load_federation
 from tasks.home import CoordinatorHome
-from tasks.store import load_sheet
 
 
 def earlier(home: CoordinatorHome, protocol: StudyProtocol) -> list[RegisteredRelease]:
@@ -69,28 +65,3 @@ def version_and_change(
     require_allowed(change, before)
     found = earlier(home, protocol)
     return next_version(found[-1].manifest if found else None, change), change
-
-
-def data_of(home: CoordinatorHome, protocol: StudyProtocol) -> list[SiteData]:
-    """Which data each hospital's newest data sheet of this study names."""
-    found = []
-    for site in load_federation(home).sites:
-        signed = load_sheet(home, protocol.study, site)
-        if signed is None:
-            continue
-        sheet = DataSheet.model_validate(signed.document)
-        found.append(
-            SiteData(
-                site=site,
-                data_sheet=signed.digest,
-                cohort=sheet.cohort,
-                data_version=sheet.data_version,
-                policy=sheet.policy,
-            )
-        )
-    return found
-
-
-def release_folder(home: CoordinatorHome, protocol: StudyProtocol, version: str) -> Path:
-    """Where a release of the study's product is published."""
-    return home.releases / protocol.product_name / version
