@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from release.markup import Html, element
@@ -33,6 +33,7 @@ FORMS: Mapping[str, Callable[[float], str]] = {
     "number": _fixed(3),
     "short": _fixed(2),
     "percent": lambda value: _fixed(1, 100)(value) + " %",
+    "share": lambda value: _fixed(0, 100)(value) + " %",
     "hundred": _fixed(1, 100),  # a share, as patients of 100
     "signed": _signed,  # a difference
     "size": lambda value: f"{abs(value):.3f}",  # of a difference whose sign the words give
@@ -50,11 +51,9 @@ class Numbers:
         """Return what stands at a path, or None."""
         found: Any = self._document
         for key in path:
-            if (isinstance(found, Mapping) and key in found) or (
-                isinstance(found, Sequence) and isinstance(key, int) and key < len(found)
-            ):
+            try:
                 found = found[key]
-            else:
+            except (KeyError, IndexError, TypeError):
                 return None
         return found
 

@@ -61,55 +61,51 @@ def compared(baseline: str, facts: ReleaseFacts, numbers: Numbers) -> list[Html]
     """Say how the model compares with a baseline, from the pooled difference and its interval."""
     path = ("pooled", "comparisons", baseline)
     name = baseline_name(baseline, facts)
-    said = [s for s in (_pooled_difference(path, name, numbers),) if s]
-    best, worst = numbers.at(*path, "best_baseline"), numbers.at(*path, "worst_site")
-    if isinstance(best, Mapping) and baseline == "local":
-        said += _best_hospital(str(best["site"]), path, numbers)
-    if isinstance(worst, str):
-        there = (worst, "comparisons", baseline, "differences", "auroc")
-        if numbers.at(*there) is not None:
-            said.append(
-                joined([
-                    f"Least favourable hospital: {worst}, difference ", numbers.show(*there, form="signed"),
-                    *_bracketed(there, numbers, "signed"), ".",
-                ])
-            )  # fmt: skip
+    said = list(_pooled_difference(path, name, numbers))
+    if baseline == "local":
+        said += _best_hospital(path, numbers)
+    there, worst = (*path, "worst_auroc"), numbers.at(*path, "worst_site")
+    if worst is not None and numbers.at(*path, "sites") != 1:
+        size, interval = numbers.show(*there, form="signed"), _bracketed(there, numbers)
+        said.append(joined([f"Least favourable hospital: {worst}, difference ", size, *interval, "."]))
     said += _net_benefit(path, name, numbers)
     said += [joined([text]) for text in _non_inferiority(baseline, facts.protocol, facts.gates)]
     return said
 
 
-def _pooled_difference(path: tuple[str, ...], name: str, numbers: Numbers) -> Html | None:
+def _pooled_difference(path: tuple[str, ...], name: str, numbers: Numbers) -> Iterator[Html]:
     there = (*path, "auroc")
     found = numbers.at(*there)
     if not isinstance(found, Mapping):
-        return None
+        return
     lower, upper = found.get("lower"), found.get("upper")
-    size = numbers.show(*there, form="size")
-    inside = [Html(" (95 % "), numbers.interval(*there, form="signed"), Html(")")]
+    size, difference = (numbers.show(*there, form=form) for form in ("size", "signed"))
+    inside = _bracketed(there, numbers)
     if lower is None or upper is None:
-        return joined([f"Compared with {name}, AUROC differs by ", numbers.show(*there, form="signed"), "."])
-    if lower > 0:
-        return joined([f"Better than {name}: AUROC higher by ", size, *inside, "."])
-    if upper < 0:
-        return joined([f"Worse than {name}: AUROC lower by ", size, *inside, "."])
-    bound = numbers.show(*there, "lower", form="size")
-    words = [f"No clear difference from {name}: AUROC ", numbers.show(*there, form="signed"), *inside]
-    return joined([*words, ". It could be lower by up to ", bound, "."])
+        yield joined([f"Compared with {name}, AUROC differs by ", difference, "."])
+    elif lower > 0:
+        yield joined([f"Better than {name}: AUROC higher by ", size, *inside, "."])
+    elif upper < 0:
+        yield joined([f"Worse than {name}: AUROC lower by ", size, *inside, "."])
+    else:
+        bound = numbers.show(*there, "lower", form="size")
+        words = [f"No clear difference from {name}: AUROC ", difference, *inside]
+        yield joined([*words, ". It could be lower by up to ", bound, "."])
 
 
-def _best_hospital(site: str, path: tuple[str, ...], numbers: Numbers) -> Iterator[Html]:
+def _best_hospital(path: tuple[str, ...], numbers: Numbers) -> Iterator[Html]:
     """Compare with the hospital whose own model is best, on that hospital's patients."""
-    own, there = (*path, "best_baseline", "auroc"), (site, "comparisons", "local", "differences", "auroc")
-    found = numbers.at(*there)
+    best = (*path, "best_baseline")
+    found = numbers.at(*best, "difference")
     if not isinstance(found, Mapping):
         return
     verb = "better by " if found["value"] > 0 else "worse by " if found["value"] < 0 else "different by "
     unclear = found.get("lower", -1.0) <= 0 <= found.get("upper", 1.0)
     yield joined([
-        f"The best single hospital's own model is that of {site} (AUROC ", numbers.show(*own), "). On the "
-        "same patients the shared model is ", verb, numbers.show(*there, form="size"),
-        *_bracketed(there, numbers, "signed"), ", which may be chance." if unclear else ".",
+        f"The best single hospital's own model is that of {numbers.at(*best, 'site')} (AUROC ",
+        numbers.show(*best, "auroc"), "). On the same patients the shared model is ", verb,
+        numbers.show(*best, "difference", form="size"), *_bracketed((*best, "difference"), numbers),
+        ", which may be chance." if unclear else ".",
     ])  # fmt: skip
 
 
@@ -123,7 +119,7 @@ def _net_benefit(path: tuple[str, ...], name: str, numbers: Numbers) -> Iterator
         )
         yield joined([
             "Net benefit at the threshold: difference ", numbers.show(*there, form="signed"),
-            *_bracketed(there, numbers, "signed"),
+            *_bracketed(there, numbers),
             f". Of 1000 patients that is worth {kind} {name} would find, without a needless alert more.",
         ])  # fmt: skip
 
@@ -234,6 +230,6 @@ def missed_by(gate: GateResult, number: int, numbers: Numbers) -> Html:
     )
 
 
-def _bracketed(path: tuple[str, ...], numbers: Numbers, form: str) -> list[str]:
-    interval = numbers.interval(*path, form=form)
+def _bracketed(path: tuple[str, ...], numbers: Numbers) -> list[Html]:
+    interval = numbers.interval(*path, form="signed")
     return [Html(" (95 % "), interval, Html(")")] if interval else []
