@@ -1,6 +1,6 @@
 """The style of plots drawn with matplotlib, as SVG text whose bytes follow from the numbers alone.
 
-The validation page draws its own figures (`release.forest`, `release.panels`), which follow the reader's theme.
+The validation page draws its own (`release.forest`, `release.panels`), which follow the reader's theme.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Forest plots as tables: a row of HTML text beside a small drawing in percent, so that they fit any screen."""
+"""Forest plots as tables: a row of HTML text beside a small drawing in percent, to fit any screen."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from release.markup import Html, element, joined
-from release.numbers import INTERVAL, NEW_SITE, Ends, Numbers
+from release.numbers import INTERVAL, MINUS, NEW_SITE, Ends, Numbers
 
 _HEIGHT = 30.0  # of a row's drawing, in pixels
 Path = tuple[str | int, ...]
@@ -60,13 +60,7 @@ def forest(plot: Forest, numbers: Numbers) -> Html:
     pooled = next((numbers.at(*r.path) for r in plot.rows if r.kind == "pooled"), None)
     guide = scale(pooled["value"]) if isinstance(pooled, Mapping) and "value" in pooled else None
     body = [_row(row, plot, numbers, scale, guide) for row in plot.rows]
-    ticks = [
-        joined([
-            element("line", x1=f"{scale(t):.2f}%", x2=f"{scale(t):.2f}%", y1="0", y2="5", class_="axis"),
-            element("text", f"{t:g}".replace("-", "\N{MINUS SIGN}"), x=f"{scale(t):.2f}%", y="17", class_="tick"),
-        ])
-        for t in scale.ticks
-    ]  # fmt: skip
+    ticks = [_tick(value, scale(value)) for value in scale.ticks]
     line = element("line", x1="0", x2="100%", y1="0.5", y2="0.5", class_="axis")
     axis = element(
         "svg", line, *ticks, element("text", plot.label, x="50%", y="33", class_="label"),
@@ -142,8 +136,14 @@ def _mark(row: Row, numbers: Numbers, scale: _Scale) -> Html:
         "line", x1=f"{left:.2f}%", x2=f"{left + width:.2f}%", y1=middle, y2=middle, class_="whisker"
     )
     square = element("rect", x=-side / 2, y=-side / 2, width=side, height=side, class_="square")
-    place = element("svg", square, x=centre, y=middle, width=1, height=1, overflow="visible")
-    return joined([whisker if ranged else Html(""), place])
+    square = element("svg", square, x=centre, y=middle, width=1, height=1, overflow="visible")
+    return joined([whisker if ranged else Html(""), square])
+
+
+def _tick(value: float, x: float) -> Html:
+    mark = element("line", x1=f"{x:.2f}%", x2=f"{x:.2f}%", y1="0", y2="5", class_="axis")
+    text = f"{value:g}".replace("-", MINUS)
+    return joined([mark, element("text", text, x=f"{x:.2f}%", y="17", class_="tick")])
 
 
 def _vertical(x: float, kind: str) -> Html:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class Html(str):
-    """Text that is markup already; a template does not escape it again (`__html__`, as markupsafe reads it)."""
+    """Text that is markup already: by `__html__` a template knows not to escape it again."""
 
     __slots__ = ()
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from release.forest import ticks
 from release.markup import Html, element, joined
+from release.numbers import MINUS
 
 Point = tuple[float, float]
 
@@ -63,7 +64,7 @@ class Frame:
         return element("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in inside), class_=kind)
 
     def picture(self, name: str, title: str, description: str, *parts: Html) -> Html:
-        """Return the panel with its title and description for those who do not see it; `name` makes its ids."""
+        """Return the panel with title and description for those who do not see it; `name` makes ids."""
         ids = f"{name}-t {name}-d"
         return element(
             "svg", element("title", title, id=f"{name}-t"), element("desc", description, id=f"{name}-d"),
@@ -73,7 +74,7 @@ class Frame:
 
 
 def _tick(value: float) -> str:
-    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:g}".replace("-", MINUS)
 
 
 def roc_panels(
@@ -85,7 +86,7 @@ def roc_panels(
         curves: hospital -> (false-positive rate, sensitivity) of its merged bins.
         operating: hospital -> the same at the locked threshold, where it is shown.
     """
-    frame = Frame((0, 1), (0, 1), "1 \N{MINUS SIGN} specificity", "sensitivity", most=2)
+    frame = Frame((0, 1), (0, 1), f"1 {MINUS} specificity", "sensitivity", most=2)
     whole = {name: _ended(points) for name, points in curves.items()}
     chance = frame.line([(0, 0), (1, 1)], "reference")
     shared = element("g", chance, *(frame.line(points, "other") for points in whole.values()), id="roc-all")
@@ -148,8 +149,31 @@ def wilson_interval(share: float, n: float) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+@dataclass(frozen=True)
+class DecisionAxes:
+    """Thresholds and net benefit that the panels of several hospitals share, so that they compare."""
+
+    thresholds: tuple[float, float]
+    benefit: tuple[float, float]
+
+    @staticmethod
+    def over(
+        curves: Iterable[Sequence[Mapping[str, float]]], thresholds: tuple[float, float]
+    ) -> DecisionAxes:
+        """Fit the curves; treat-all, which falls without end, is cut at a third of the best below zero."""
+        points = [point for curve in curves for point in curve]
+        best = max(0.01, *(max(p["model"], p["treat_all"]) for p in points))
+        lowest = min(min(p["model"], max(p["treat_all"], -0.33 * best)) for p in points)
+        return DecisionAxes(thresholds, (min(0.0, lowest) - 0.06 * best, 1.1 * best))
+
+
 def decision_panel(
-    name: str, points: Sequence[Mapping[str, float]], threshold: float, *, large: bool = False
+    name: str,
+    points: Sequence[Mapping[str, float]],
+    threshold: float,
+    axes: DecisionAxes,
+    *,
+    large: bool = False,
 ) -> Html:
     """Return a decision curve: net benefit of the model, of treating all and of treating none.
 
@@ -157,27 +181,23 @@ def decision_panel(
         name: of the hospital, or pooled.
         points: {threshold, model, treat_all}, by rising threshold.
         threshold: the locked one, marked where it lies in the range.
+        axes: shared by all panels.
         large: for a figure of its own.
     """
-    x = [p["threshold"] for p in points]
-    best = max(0.01, *(max(p["model"], p["treat_all"]) for p in points))
-    worst = min(0.0, *(p["model"] for p in points), *(max(p["treat_all"], -0.35 * best) for p in points))
-    ends = (x[0], x[-1]) if len(x) > 1 else (x[0] - 0.01, x[0] + 0.01)
-    y = (worst - 0.06 * best, best * 1.12)
+    (first, last), (low, high) = axes.thresholds, axes.benefit
     size = (440.0, 250.0, 5) if large else (180.0, 176.0, 3)
-    frame = Frame(ends, y, "decision threshold", "net benefit", *size)
+    frame = Frame(axes.thresholds, axes.benefit, "decision threshold", "net benefit", *size)
     treated = [(p["threshold"], p["treat_all"]) for p in points]
+    own = [(p["threshold"], p["model"]) for p in points]
     marks = [
-        frame.line([(ends[0], 0), (ends[1], 0)], "none"),
-        frame.line(_above(treated, y[0]), "all"),
-        frame.line([(p["threshold"], p["model"]) for p in points], "own"),
+        frame.line([(first, 0), (last, 0)], "none"),
+        frame.line(_above(treated, low), "all"),
+        frame.line(own, "own"),
     ]
-    if ends[0] <= threshold <= ends[1]:
+    if first <= threshold <= last:
         at = frame.across(threshold)
-        marks.append(element("line", x1=at, x2=at, y1=frame.up(y[1]), y2=frame.up(y[0]), class_="guide"))
-    if len(points) <= 25:
-        dots = (frame.at((p["threshold"], p["model"])) for p in points)
-        marks += [element("circle", cx=a, cy=b, r=2.4, class_="dot") for a, b in dots]
+        marks.append(element("line", x1=at, x2=at, y1=frame.up(high), y2=frame.up(low), class_="guide"))
+    marks += [element("circle", cx=x, cy=y, r=2.4, class_="dot") for x, y in map(frame.at, own)]
     described = "; ".join(
         f"at {p['threshold']:g} model {p['model']:.3f}, treat all {p['treat_all']:.3f}" for p in points
     )

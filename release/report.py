@@ -11,9 +11,9 @@ from contracts.release import GateResult
 from release import glossary, statements
 from release.facts import ReleaseFacts
 from release.forest import Forest, Row, forest
-from release.markup import Html
-from release.numbers import Numbers
-from release.panels import calibration_panels, decision_panel, hundred_patients, roc_panels
+from release.markup import Html, joined
+from release.numbers import NEW_SITE, Numbers
+from release.panels import DecisionAxes, calibration_panels, decision_panel, hundred_patients, roc_panels
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _AT_THRESHOLD = (
@@ -153,21 +153,24 @@ class Page:
             Row(
                 name,
                 (name, metric),
-                "withheld (minimum cell)" if tree.get("suppressed") else "not estimable",
-                f"n = {tree['n']}" if tree.get("n") else "",
+                "withheld (minimum cell)" if name in self.withheld else "not estimable",
+                self._patients(name),
                 (tree.get("n") or 0) / largest,
             )
             for name, tree in self.sites.items()
         ]
         rows.append(
-            Row("Pooled", ("pooled", metric), "not estimable", f"n = {self.pooled['n']}", 1, "pooled")
+            Row("Pooled", ("pooled", metric), "not estimable", self._patients("pooled"), kind="pooled")
         )
-        new = self.numbers.at("pooled", "heterogeneity", metric) or {}
-        if new.get("new_site_lower") is not None and new.get("new_site_upper") is not None:
-            rows.append(
-                Row("New hospital", ("pooled", "heterogeneity", metric), kind="prediction", note="predicted")
-            )
+        new = ("pooled", "heterogeneity", metric)
+        if all(self.numbers.at(*new, end) is not None for end in NEW_SITE):
+            rows.append(Row("New hospital", new, note="predicted", kind="prediction"))
         return rows
+
+    def _patients(self, name: str) -> Html:
+        """`n = 900`, or nothing where that is withheld."""
+        shown = self.numbers.at(name, "n") is not None
+        return joined(["n = ", self.show(name, "n", form="count")]) if shown else Html("")
 
     def _forest(self, caption: str, label: str, rows: list[Row], **options: Any) -> Html:
         return forest(Forest(caption, label, rows, **options), self.numbers)
@@ -192,15 +195,17 @@ class Page:
     @cached_property
     def decision(self) -> tuple[Html | None, dict[str, Html]] | None:
         """The pooled decision curve and a panel per hospital, or None when no range was declared."""
-        cut = self.facts.decision_threshold
-        pooled = self.pooled.get("decision_curve")
-        sites = {
-            name: decision_panel(name, tree["decision_curve"], cut)
-            for name, tree in self.sites.items()
-            if tree.get("decision_curve")
-        }
-        large = decision_panel("pooled", pooled, cut, large=True) if pooled else None
-        return (large, sites) if large or sites else None
+        planned, cut = self.facts.protocol.validation.net_benefit, self.facts.decision_threshold
+        pooled = self.pooled.get("decision_curve") or []
+        curves = {name: c for name, tree in self.sites.items() if (c := tree.get("decision_curve"))}
+        if planned is None or not curves:
+            return None
+        span = (planned.low, planned.high)
+        axes = DecisionAxes.over(curves.values(), span)
+        sites = {name: decision_panel(name, curve, cut, axes) for name, curve in curves.items()}
+        if not pooled:
+            return None, sites
+        return decision_panel("pooled", pooled, cut, DecisionAxes.over([pooled], span), large=True), sites
 
     @cached_property
     def hundred(self) -> tuple[Html, tuple[int, int, int]] | None:
@@ -213,11 +218,11 @@ class Page:
         """(baseline in words, statements, forest plot of the differences) for each one that is shown."""
         shown = []
         for baseline in statements.BASELINES:
+            paths = {name: (name, "comparisons", baseline, "differences", "auroc") for name in self.sites}
             rows = [
-                Row(name, path, note=f"n = {tree['n']}" if tree.get("n") else "")
-                for name, tree in self.sites.items()
-                if self.numbers.at(*(path := (name, "comparisons", baseline, "differences", "auroc")))
-                is not None
+                Row(name, path, note=self._patients(name))
+                for name, path in paths.items()
+                if self.numbers.at(*path) is not None
             ]
             pooled = ("pooled", "comparisons", baseline, "auroc")
             if not rows and self.numbers.at(*pooled) is None:

@@ -1,4 +1,4 @@
-"""What the numbers of a validation mean, in sentences a clinician can act on; each is made from its numbers."""
+"""What the numbers of a validation mean, in sentences a clinician can act on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contracts.release import GateResult
 from contracts.study import StudyProtocol
 from release.facts import ReleaseFacts
 from release.markup import Html, joined
-from release.numbers import Numbers
+from release.numbers import NEW_SITE, Numbers
 
 BASELINES = ("local", "reference", "previous", "first", "left_out")
 
@@ -43,7 +43,8 @@ VERDICTS: Mapping[str, tuple[str, str]] = {
     ),
     "failed": (
         "Stopped: an acceptance gate failed",
-        "The model missed a criterion that was fixed before training. It is not released and must not be used.",
+        "The model missed a criterion that was fixed before training. It is not released and must not be "
+        "used.",
     ),
     "untestable": (
         "Stopped: an acceptance gate could not be decided",
@@ -112,16 +113,17 @@ def _best_hospital(path: tuple[str, ...], numbers: Numbers) -> Iterator[Html]:
 def _net_benefit(path: tuple[str, ...], name: str, numbers: Numbers) -> Iterator[Html]:
     there = (*path, "net_benefit")
     found = numbers.at(*there)
-    if isinstance(found, Mapping):
-        each = round(1000 * abs(found["value"]))
-        kind = (
-            "as many as" if each == 0 else f"{each} more than" if found["value"] > 0 else f"{each} fewer than"
-        )
-        yield joined([
-            "Net benefit at the threshold: difference ", numbers.show(*there, form="signed"),
-            *_bracketed(there, numbers),
-            f". Of 1000 patients that is worth {kind} {name} would find, without a needless alert more.",
-        ])  # fmt: skip
+    if not isinstance(found, Mapping):
+        return
+    each = round(1000 * abs(found["value"]))
+    more = "more" if found["value"] > 0 else "fewer"
+    worth = f"{each} {more} found per 1000 patients than" if each else "as many found as"
+    unclear = found.get("lower", -1.0) <= 0 <= found.get("upper", 1.0)
+    yield joined([
+        "Net benefit at the threshold: ", numbers.show(*there, form="signed"), *_bracketed(there, numbers),
+        f". That is worth {worth} with {name}, at as many needless alerts",
+        "; it may be chance." if unclear and each else ".",
+    ])  # fmt: skip
 
 
 def _non_inferiority(baseline: str, protocol: StudyProtocol, results: Sequence[GateResult]) -> Iterator[str]:
@@ -132,7 +134,7 @@ def _non_inferiority(baseline: str, protocol: StudyProtocol, results: Sequence[G
         model, margin = f"the {baseline} release", f"{gate.margin:g}"
         passed = decided[gate.title].passed
         if passed:
-            yield f"Not worse than {model} by {margin} or more, within this release's share of the error budget."
+            yield f"Not worse than {model} by {margin} or more, at this release's share of the error."
         elif passed is None:
             yield f"Whether it is worse than {model} by {margin} or more could not be tested."
         else:
@@ -149,22 +151,15 @@ def heterogeneity(numbers: Numbers) -> list[Html]:
             continue
         parts: list[str] = [f"{name}: "]
         if found.get("i2") is not None:
-            share = numbers.show(*path, "i2", form="percent")
+            share = numbers.show(*path, "i2", form="share")
             parts += ["about ", share, " of the variation between hospitals is real, not chance (I²)"]
-        if found.get("new_site_lower") is not None and found.get("new_site_upper") is not None:
-            low, high = (numbers.show(*path, f"new_site_{end}") for end in ("lower", "upper"))
-            parts += [
-                "; at a new hospital expect between ",
-                low,
-                " and ",
-                high,
-                " (95 % prediction interval)",
-            ]
+        if all(found.get(end) is not None for end in NEW_SITE):
+            low, high = (numbers.show(*path, end) for end in NEW_SITE)
+            parts += ["; at a new hospital expect ", low, " to ", high, " (95 % prediction interval)"]
         parts.append(".")
         if found.get("prior"):
-            parts.append(
-                f" With so few hospitals their spread is hardly known; a prior was used: {found['prior']}."
-            )
+            prior = found["prior"]
+            parts.append(f" With so few hospitals their spread is hardly known; a prior was used: {prior}.")
         said.append(joined(parts))
     return said
 
@@ -194,7 +189,8 @@ def worst_gap(subgroup: str, numbers: Numbers) -> Html | None:
     path = ("pooled", "subgroups", subgroup)
     return joined([
         f"Largest gap in {subgroup}: {shown[high] - shown[low]:.3f}, between {group_name(high)} (",
-        numbers.show(*path, high, "auroc"), f") and {group_name(low)} (", numbers.show(*path, low, "auroc"), ").",
+        numbers.show(*path, high, "auroc"), f") and {group_name(low)} (",
+        numbers.show(*path, low, "auroc"), ").",
     ])  # fmt: skip
 
 
@@ -203,20 +199,21 @@ def group_name(group: str) -> str:
     return group.replace(">=", "≥ ").replace("<=", "≤ ")
 
 
+_SPACED = ("alert_rate", "net_benefit", "subgroup_gap", "calibration_slope", "calibration_intercept")
+_WORDS: Mapping[str, str] = {
+    **{name: name.upper() for name in ("auroc", "auprc", "ppv", "npv", "ece")},
+    **{name: name.replace("_", " ") for name in _SPACED},
+    "brier": "Brier score",
+    "observed_expected": "O:E",
+    "site's": "hospital's",
+    ">=": "≥",
+    "<=": "≤",
+}
+
+
 def gate_name(gate: str) -> str:
     """Write a gate's line as people do."""
-    words = {
-        "auroc": "AUROC",
-        "auprc": "AUPRC",
-        "ppv": "PPV",
-        "npv": "NPV",
-        "ece": "ECE",
-        "site's": "hospital's",
-    }
-    words |= {"brier": "Brier score", "observed_expected": "O:E", ">=": "≥", "<=": "≤"}
-    words |= {name: name.replace("_", " ") for name in ("alert_rate", "net_benefit", "subgroup_gap")}
-    words |= {name: name.replace("_", " ") for name in ("calibration_slope", "calibration_intercept")}
-    text = " ".join(words.get(word, word) for word in gate.split(" "))
+    text = " ".join(_WORDS.get(word, word) for word in gate.split(" "))
     return text[:1].upper() + text[1:]
 
 
@@ -225,9 +222,8 @@ def missed_by(gate: GateResult, number: int, numbers: Numbers) -> Html:
     if gate.margin is None:
         return Html("")
     size = numbers.show("_gates", number, "margin", form="size")
-    return joined(
-        ["missed by " if gate.passed is False else "inside by " if gate.passed else "off by ", size]
-    )
+    words = {True: "inside by ", False: "missed by ", None: "inside by " if gate.margin >= 0 else "short by "}
+    return joined([words[gate.passed], size])
 
 
 def _bracketed(path: tuple[str, ...], numbers: Numbers) -> list[Html]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -23,7 +23,7 @@ from tests.dossiers import CREATED, tiny_facts
 from tests.factories import ZERO, tiny_study
 from validation import comparison, decision_curve
 from validation.calibration import ece, observed_expected
-from validation.discrimination import auprc
+from validation.discrimination import auprc, auroc
 from validation.gates import judge
 from validation.operating_point import operating_point
 from validation.performance import evaluate
@@ -46,7 +46,7 @@ DOSSIER: dict[str, Any] = {
     "users": "Intensive care physicians and nurses.",
     "setting": "Intensive care units with a laboratory that measures lactate.",
     "use_of_output": "A reason to look at a patient again; never the only reason for a treatment.",
-    "out_of_scope": "Children, pregnancy, patients after cardiac surgery, and any decision to limit treatment.",
+    "out_of_scope": "Children, pregnancy, cardiac surgery, and any decision to limit treatment.",
     "limitations": [
         "Four of five hospitals are teaching hospitals.",
         "Patients transferred in within 24 hours are rare in training.",
@@ -65,7 +65,7 @@ def full_study(**changes: Any) -> StudyProtocol:
     """A study that plans everything: comparisons, a decision curve, gates of every kind, a dossier."""
     fields: dict[str, Any] = {
         "title": "Death in hospital from the first day in intensive care",
-        "intended_use": "Research only. Estimates the risk of death in hospital for adults in intensive care.",
+        "intended_use": "Research only. Estimates the risk of death in hospital for adults.",
         "cohort": {"minimum_cell": CELL, "description": "Adults with a stay of 24 hours or more."},
         "subgroups": [
             {"name": "sex", "feature": "sex"},
@@ -122,10 +122,9 @@ def full_facts(
 
 def _report(site: str, n: int, study: StudyProtocol, draw: np.random.Generator) -> EvaluationReport:
     """An evaluation whose every number is computed from simulated patients."""
-    x = np.column_stack(
-        [draw.uniform(30, 90, n), draw.gamma(2.0, 1.5, n).clip(0, 20), draw.integers(0, 2, n)]
-    )
-    signal = 0.05 * (x[:, 0] - 62) + 0.55 * (x[:, 1] - 3) - 1.2
+    age, lactate, sex = draw.uniform(30, 90, n), draw.gamma(2.0, 1.5, n).clip(0, 20), draw.integers(0, 2, n)
+    x = np.column_stack([age, lactate, sex])
+    signal = 0.05 * (age - 62) + 0.55 * (lactate - 3) - 1.2
     y = (draw.random(n) < _expit(signal + draw.normal(0, 0.8, n))).astype(np.int64)
     p = _expit(signal * (0.7 if site == "cedar" else 0.9) - (0.9 if site == "rowan" else 0.0))
     fields = evaluate(p, y, x, study, CELL)
@@ -172,17 +171,8 @@ def _comparison(
         "net_benefit": comparison.net_benefit_difference(p, other, y, t),
         "brier": comparison.brier_difference(p, other, y),
     }
-    metrics = evaluate_auroc(other, y)
-    return Comparison(
-        baseline=cast(Any, name), metrics=cast(Any, metrics), differences=cast(Any, differences)
-    )
-
-
-def evaluate_auroc(p: NDArray[np.float64], y: Sequence[int] | NDArray[np.int64]) -> dict[str, Estimate]:
-    """The AUROC of a baseline, as a report holds it."""
-    from validation.discrimination import auroc
-
-    return {"auroc": auroc(p, np.asarray(y, dtype=np.int64))}
+    fields: dict[str, Any] = {"metrics": {"auroc": auroc(other, y)}, "differences": differences}
+    return Comparison(baseline=cast(Any, name), **fields)
 
 
 def _expit(z: NDArray[np.float64]) -> NDArray[np.float64]:
