@@ -24,8 +24,9 @@ class Frame:
     width: float = 180
     height: float = 176
     most: int = 4  # ticks
+    left: float = 30
 
-    left, top, right, bottom = 30.0, 18.0, 8.0, 32.0  # margins
+    top, right, bottom = 18.0, 8.0, 32.0  # margins
 
     def at(self, point: Point) -> Point:
         """Return where a point lies, the ends of the axes at most."""
@@ -185,8 +186,10 @@ def decision_panel(
         large: for a figure of its own.
     """
     (first, last), (low, high) = axes.thresholds, axes.benefit
-    size = (440.0, 250.0, 5) if large else (180.0, 176.0, 3)
-    frame = Frame(axes.thresholds, axes.benefit, "decision threshold", "net benefit", *size)
+    width, height, most, left = (440.0, 250.0, 5, 44.0) if large else (180.0, 176.0, 3, 30.0)
+    frame = Frame(
+        axes.thresholds, axes.benefit, "decision threshold", "net benefit", width, height, most, left
+    )
     treated = [(p["threshold"], p["treat_all"]) for p in points]
     own = [(p["threshold"], p["model"]) for p in points]
     marks = [

@@ -246,7 +246,7 @@ class Page:
             path = ("pooled", "subgroups", subgroup)
             rows = [
                 Row(
-                    statements.group_name(g),
+                    statements.group_name(subgroup, g),
                     (*path, g, "auroc"),
                     "withheld (minimum cell)",
                     self._size(subgroup, g),

@@ -120,7 +120,8 @@ def _net_benefit(path: tuple[str, ...], name: str, numbers: Numbers) -> Iterator
     worth = f"{each} {more} found per 1000 patients than" if each else "as many found as"
     unclear = found.get("lower", -1.0) <= 0 <= found.get("upper", 1.0)
     yield joined([
-        "Net benefit at the threshold: ", numbers.show(*there, form="signed"), *_bracketed(there, numbers),
+        "Difference in net benefit at the threshold: ", numbers.show(*there, form="signed"),
+        *_bracketed(there, numbers),
         f". That is worth {worth} with {name}, at as many needless alerts",
         "; it may be chance." if unclear and each else ".",
     ])  # fmt: skip
@@ -188,15 +189,20 @@ def worst_gap(subgroup: str, numbers: Numbers) -> Html | None:
     low, high = min(shown, key=lambda g: shown[g]), max(shown, key=lambda g: shown[g])
     path = ("pooled", "subgroups", subgroup)
     return joined([
-        f"Largest gap in {subgroup}: {shown[high] - shown[low]:.3f}, between {group_name(high)} (",
-        numbers.show(*path, high, "auroc"), f") and {group_name(low)} (",
+        f"Largest gap in {subgroup}: {shown[high] - shown[low]:.3f}, between {group_name(subgroup, high)} (",
+        numbers.show(*path, high, "auroc"), f") and {group_name(subgroup, low)} (",
         numbers.show(*path, low, "auroc"), ").",
     ])  # fmt: skip
 
 
-def group_name(group: str) -> str:
-    """Write a group's bounds as people do."""
-    return group.replace(">=", "≥ ").replace("<=", "≤ ")
+def group_name(subgroup: str, group: str) -> str:
+    """Write a group as people do: its bounds, or its level with the subgroup's name."""
+    if group.replace(".", "", 1).lstrip("-").isdigit():
+        return f"{subgroup} {group}"
+    for sign, written in (("<=", "≤ "), (">=", "≥ "), ("<", "< "), (">", "> ")):
+        if group.startswith(sign):
+            return written + group.removeprefix(sign)
+    return group
 
 
 _SPACED = ("alert_rate", "net_benefit", "subgroup_gap", "calibration_slope", "calibration_intercept")

@@ -51,7 +51,7 @@ DOSSIER: dict[str, Any] = {
         "Four of five hospitals are teaching hospitals.",
         "Patients transferred in within 24 hours are rare in training.",
     ],
-    "bias": "Fewer women than men were admitted at every hospital; the gap between the sexes is shown below.",
+    "bias": "Fewer women than men were admitted at every hospital; the gap between the sexes is shown above.",
 }
 REFERENCE = {
     "name": "the Tiny score",
