@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from release.markup import Html, element, joined
 from release.numbers import INTERVAL, MINUS, NEW_SITE, Ends, Numbers
 
+_LEAST = 1e-3  # of a ratio on its logarithmic axis
 _HEIGHT = 30.0  # of a row's drawing, in pixels
 Path = tuple[str | int, ...]
 
@@ -166,13 +167,14 @@ class _Scale:
         values += list(plot.span or ())
         low, high = (min(values), max(values)) if values else (0.0, 1.0)
         if plot.logarithmic:
+            low, high = max(low, _LEAST), max(high, _LEAST)
             low, high = low / 1.08, high * 1.08
             return _Scale(math.log(low), math.log(high), ratio_ticks(low, high), True)
         margin = 0.05 * (high - low or 1)
         return _Scale(low - margin, high + margin, ticks(low, high), False)
 
     def __call__(self, value: float) -> float:
-        at = math.log(value) if self.logarithmic else value
+        at = math.log(max(value, _LEAST)) if self.logarithmic else value
         return 100 * (at - self.low) / (self.high - self.low)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from release.forest import ticks
 from release.markup import Html, element, joined
@@ -186,10 +186,8 @@ def decision_panel(
         large: for a figure of its own.
     """
     (first, last), (low, high) = axes.thresholds, axes.benefit
-    width, height, most, left = (440.0, 250.0, 5, 44.0) if large else (180.0, 176.0, 3, 30.0)
-    frame = Frame(
-        axes.thresholds, axes.benefit, "decision threshold", "net benefit", width, height, most, left
-    )
+    labelled = Frame(axes.thresholds, axes.benefit, "decision threshold", "net benefit", most=3)
+    frame = replace(labelled, width=440, height=250, most=5, left=44) if large else labelled
     treated = [(p["threshold"], p["treat_all"]) for p in points]
     own = [(p["threshold"], p["model"]) for p in points]
     marks = [
