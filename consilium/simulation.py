@@ -184,7 +184,7 @@ def run_release(simulation: Simulation, progress: Progressing) -> Path:
     approval = Approval(
         candidate=candidate,
         approved_by="simulation, not a person",
-        role="none",
+        role=simulation.protocol.sign_off.roles[0],
         reason="consilium simulate approves its own candidates",
         time=now(),
     )

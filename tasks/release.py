@@ -19,19 +19,20 @@ from durable.files import read_json
 from privacy.accountant import Spend, epsilon
 from privacy.calibration import spend_of
 from release.directory import seal, write_candidate
-from release.export import export_onnx, parity, require_parity
-from release.facts import ReleaseFacts
+from release.export import export_onnx, model_metadata, parity, require_parity
+from release.facts import ReleaseFacts, largest_epsilon
 from release.golden import golden_rows
 from release.registry import next_version, register, releases
 from release.verify import verified, verify_release
 from tasks.answers import Answers, gather
 from tasks.central import COORDINATOR
 from tasks.exchange import DirectoryExchange
-from tasks.federation import coordinator_key, load_federation
+from tasks.federation import load_federation
 from tasks.federation_ledger import federation_ledger, hospitals_privacy
 from tasks.head import Head, advance, load_head, load_protocol, now
 from tasks.home import CoordinatorHome
 from tasks.ledgers import check_ledger, excerpt_bytes
+from tasks.release_key import release_key
 from tasks.roster import eligible_sites, make_plan, study_noise
 from tasks.rounds import OpenedRound, roster_of, waiting
 from tasks.sealed import unseal
@@ -195,17 +196,14 @@ def export(home: CoordinatorHome, study: str, run_id: str, present: set[str]) ->
     target = _folder(home, study) / "model.onnx"
     target.parent.mkdir(parents=True, exist_ok=True)
     privacy = site_privacy(home, protocol, _stored_reports(home, study, head.evaluation))
-    epsilons = [p.epsilon_study for p in privacy if p.epsilon_study is not None]
     threshold = threshold_of(protocol, head.threshold)
-    facts = {
-        "study": study,
-        "version": version_of(home, protocol),
-        "protocol_hash": protocol.hash,
-        "model": head.model,
-        "epsilon": f"{max(epsilons):.4f}" if epsilons else "none",
-        "intended_use": protocol.intended_use,
-        "decision_threshold": f"{threshold:g}",
-    }
+    facts = model_metadata(
+        protocol,
+        release_id=f"{protocol.product_name}@v{version_of(home, protocol)}",
+        model=head.model,
+        epsilon=largest_epsilon(protocol, privacy),
+        threshold=threshold,
+    )
     export_onnx(model, protocol, target, facts)
     _, rows = golden_rows(protocol)
     require_parity(parity(model, target, rows, threshold))
@@ -276,7 +274,7 @@ def publish(home: CoordinatorHome, study: str, run_id: str, approval: Approval) 
         raise ConsiliumError("E704", f"study {study} is {head.status}: {head.reason}")
     if approval.candidate != head.candidate:
         raise ConsiliumError("E705", f"approved {approval.candidate}, the candidate is {head.candidate}")
-    key = coordinator_key(home)
+    key = release_key(home)
     published = published_release(home, study, head.candidate)
     if published is None:
         published = home.releases / study / version_of(home, protocol)
