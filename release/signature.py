@@ -40,7 +40,7 @@ _PREDICATE = "https://model_signing/signature/v1.0"
 _SERIALIZATION = {
     "method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": [SIGNATURE],
 }  # fmt: skip
-_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256 (SP 800-186, 3.2.1.3)
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256 (SP 800-186, 3.2.1.3)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class PublicKey:
         """Say whether `signature` (DER, lower s) over `data` (SHA-256) is by this key."""
         try:
             r, s = decode_dss_signature(signature)
-            if s > _ORDER // 2 or encode_dss_signature(r, s) != signature:
+            if s > ORDER // 2 or encode_dss_signature(r, s) != signature:
                 return False
             self._key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
         except (InvalidSignature, ValueError):
@@ -274,7 +274,7 @@ def _resources(payload: bytes) -> dict[str, str]:
 def _lower(signature: bytes) -> bytes:
     """(r, s) and (r, n - s) are both valid: of the two only the lower s is used."""
     r, s = decode_dss_signature(signature)
-    return encode_dss_signature(r, min(s, _ORDER - s))
+    return encode_dss_signature(r, min(s, ORDER - s))
 
 
 def _pem(key: ec.EllipticCurvePublicKey) -> str:

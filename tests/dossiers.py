@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from contracts.evaluation import EvaluationReport, Parity
@@ -58,9 +58,15 @@ def tiny_onnx(target: Path, scale: float = 0.01, metadata: Mapping[str, str] | N
     return target
 
 
+@cache
+def site_key(site: str) -> SigningKey:
+    """The key with which a hospital signs its data sheet and its ledger."""
+    return SigningKey.generate(site)
+
+
 def tiny_ledger(site: str, study: StudyProtocol) -> tuple[SitePrivacy, bytes]:
     """What a hospital spent, by a real ledger, and the excerpt it shows; another study spent before."""
-    key, privacy = SigningKey.generate(site), study.privacy
+    key, privacy = site_key(site), study.privacy
     assert isinstance(privacy, PatientPrivacy)
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / f"{site}.jsonl", site, site, key)
