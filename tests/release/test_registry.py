@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from contracts.signing import SigningKey
 from release.directory import seal
 from release.registry import next_version, register, releases
+from release.signature import ReleaseKey
 from tests.dossiers import PUBLISHED, approval_of, tiny_candidate
 
 
@@ -16,7 +16,7 @@ from tests.dossiers import PUBLISHED, approval_of, tiny_candidate
 def published(tmp_path):
     candidate, manifest = tiny_candidate(tmp_path / "work")
     target = tmp_path / "coordinator" / "releases" / "tiny" / "1.0.0"
-    seal(candidate, target, [approval_of(manifest)], SigningKey.generate("coordinator"), PUBLISHED)
+    seal(candidate, target, [approval_of(manifest)], ReleaseKey.make(tmp_path / "release.pem"), PUBLISHED)
     return tmp_path / "coordinator", target
 
 
