@@ -2,6 +2,10 @@
 
 The file is a function of weights, protocol and metadata alone: exported in two places it is the same bytes,
 and no path of the exporting machine is in it (torch writes the source line of every node; it is removed).
+
+The number of rows is free. The number of time steps of a recurrent model is not: the protocol names a column
+for each measurement at each step, so it is fixed with the protocol. No tree model is registered yet; one
+would need an exporter of its own beside `export_onnx`, with the same inputs, outputs and metadata.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,6 +103,16 @@ def bills(facts: ReleaseFacts, files: Mapping[str, bytes]) -> dict[str, bytes]:
     }
 
 
+def dossier(facts: ReleaseFacts, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The whole dossier as far as this version writes one, and the bills above where it does not."""
+    small = bills(facts, files)
+    if importlib.util.find_spec("release.dossier") is None:
+        return small
+    from release.dossier.assemble import dossier_files
+
+    return small | dossier_files(facts, {**files, **small})
+
+
 def approvals_of(manifest: ReleaseManifest, **changes: Any) -> list[Approval]:
     """Two people approve, the first with a personal signature; `changes` are to the first."""
     fields = {
@@ -165,6 +176,6 @@ def full_release(root: Path, facts: ReleaseFacts | None = None, key: ReleaseKey 
     root.mkdir(parents=True, exist_ok=True)
     key = key or ReleaseKey.make(root / "release.pem")
     model = tiny_onnx(root / "model.onnx", metadata=metadata_of(facts))
-    manifest = write_candidate(root / "candidate", facts, model, bills)
+    manifest = write_candidate(root / "candidate", facts, model, dossier)
     seal(root / "candidate", root / facts.version, approvals_of(manifest), key, PUBLISHED)
     return Sealed(root / facts.version, key)

@@ -1,4 +1,4 @@
-"""The privacy statement of a release: what is not covered first, then numbers that anybody can compose anew."""
+"""The privacy statement of a release: first what is not covered, then numbers that can be composed anew."""
 
 from __future__ import annotations
 

@@ -12,6 +12,12 @@ from tests.full_release import PERSON, full_study
 from tests.release.mutations.world import World, document, mutation
 
 
+def card(content: Any) -> Any:
+    """The model among the components of a bill."""
+    parts = [content["metadata"].get("component"), *content.get("components", [])]
+    return next(part for part in parts if part and part["type"] == "machine-learning-model")
+
+
 def sbom(world: World, change: Callable[[Any], None]) -> None:
     document(world, "sbom.cdx.json", change)
 
@@ -19,23 +25,23 @@ def sbom(world: World, change: Callable[[Any], None]) -> None:
 @mutation("signature", "E702", "by the key")
 def a_stripped_card_under_another_key(world: World) -> None:
     content = json.loads((world.folder / "sbom.cdx.json").read_bytes())
-    del content["metadata"]["component"]["modelCard"]
+    del card(content)["modelCard"]
     world.it.rewrite({"sbom.cdx.json": json.dumps(content).encode()}, key=world.stranger)
 
 
 @mutation("schemas", "E713", "no modelCard")
 def a_stripped_card(world: World) -> None:
-    sbom(world, lambda d: d["metadata"]["component"].pop("modelCard"))
+    sbom(world, lambda d: card(d).pop("modelCard"))
 
 
 @mutation("schemas", "E713", "0 machine-learning models")
 def no_model_in_the_bill(world: World) -> None:
-    sbom(world, lambda d: d["metadata"].pop("component"))
+    sbom(world, lambda d: card(d).update(type="data"))
 
 
 @mutation("schemas", "E713", "another model.onnx")
 def the_bill_of_another_model(world: World) -> None:
-    sbom(world, lambda d: d["metadata"]["component"]["hashes"][0].update(content="0" * 64))
+    sbom(world, lambda d: card(d)["hashes"][0].update(content="0" * 64))
 
 
 @mutation("schemas", "E713", "sbom.cdx.json")

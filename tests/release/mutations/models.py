@@ -12,13 +12,14 @@ from onnx import helper
 from contracts.canonical import sha256
 from tests.dossiers import metadata_of, tiny_onnx
 from tests.full_release import full_facts
+from tests.release.mutations.documents import card
 from tests.release.mutations.world import MUTATIONS, Mutation, World, document, mutation
 
 
 def replace_model(world: World, data: bytes) -> None:
 
     content = json.loads((world.folder / "sbom.cdx.json").read_bytes())
-    content["metadata"]["component"]["hashes"][0]["content"] = sha256(data)
+    card(content)["hashes"][0]["content"] = sha256(data)
     world.it.rewrite({"model.onnx": data, "sbom.cdx.json": json.dumps(content).encode()})
 
 
