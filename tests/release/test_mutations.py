@@ -15,7 +15,7 @@ from release.directory import read_manifest
 from release.signature import ReleaseKey
 from release.verify import Check, verified, verify_release
 from tests.full_release import Sealed, full_facts, full_release
-from tests.release.mutations import documents, models, on_the_way, origins, promised, signed_off
+from tests.release.mutations import conformance, documents, models, on_the_way, origins, promised, signed_off
 from tests.release.mutations.documents import statement
 from tests.release.mutations.world import FILES, MUTATIONS, Mutation, World
 
@@ -34,6 +34,7 @@ def first_failure(release: Sealed) -> Check | None:
 
 
 SOURCES = (documents, models, on_the_way, origins, promised, signed_off)
+SOURCES += (conformance,) if conformance.WRITTEN else ()
 
 
 def test_there_are_more_than_a_hundred_and_no_two_are_alike() -> None:
