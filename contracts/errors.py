@@ -82,6 +82,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E603": ("parity-failed", "The exported model does not agree with the trained one."),
     "E604": ("evaluation-impossible", "The model could not be evaluated on this hospital's holdout."),
     "E605": ("evaluation-repeated", "This hospital has evaluated another model for this study already."),
+    "E606": ("performance-sealed", "What must hold before performance may be seen does not hold."),
     "E701": ("release-modified", "A file of the release is not the one that was signed."),
     "E702": ("release-signature", "The release is not signed by the key you trust."),
     "E703": ("release-incomplete", "The release lacks a file or holds one that its manifest does not name."),

@@ -76,6 +76,10 @@ class Gate(Contract):
             raise ValueError("difference or non_inferiority and against go together")
         if (self.metric == "non_inferiority") != (self.margin is not None):
             raise ValueError("non_inferiority and margin go together")
+        if self.metric in ("non_inferiority", "subgroup_gap") and self.scope == "site":
+            raise ValueError(f"{self.metric} is judged over the pooled federation, got scope: site")
+        if self.metric == "non_inferiority" and self.bound != "point":
+            raise ValueError("non_inferiority has a bound of its own, got bound")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""Calibration of a probability: intercept, slope and the merged bins of the calibration plot.
+"""Calibration of a probability: intercept, slope, O:E, ECE and the merged bins of the calibration plot.
 
 Steyerberg, Clinical Prediction Models (2nd ed. 2019), chapter 15; Van Calster et al., BMC Medicine 17 (2019).
 """
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.evaluation import CalibrationBin, Estimate
-from validation.proportion import Z
+from validation.proportion import Z, mean_estimate
 
 _MAX_ITERATIONS = 100
 
@@ -60,6 +60,67 @@ def calibration_slope(probability: NDArray[np.float64], label: NDArray[np.int64]
         return None
     fit = _logistic(np.column_stack([np.ones_like(x), (x - centre) / scale]), np.zeros_like(x), label)
     return None if fit is None else _normal(fit[0][1] / scale, fit[1][1] / scale)
+
+
+def observed_expected(probability: NDArray[np.float64], label: NDArray[np.int64]) -> Estimate | None:
+    """Return observed over expected events with a 95 % interval that is symmetric on the log scale.
+
+    1 is perfect; above 1 the model predicts too little risk. The variance of the log is (1 - O/n) / O, the
+    expected events taken as given (Debray et al., BMJ 356:i6460, 2017, and Statistical Methods in Medical
+    Research 28, 2019). That is the variance of O without a model: it errs on the wide side, the more the
+    better the model tells patients apart. The standard error is that of the ratio (delta method).
+    None with no event, no non-event, or no expected event: no finite estimate or no error exists.
+
+    Args:
+        probability: float64 [patients].
+        label: int64 [patients], 0 or 1.
+    """
+    n, observed, expected = len(label), int(label.sum()), float(probability.sum())
+    if observed in (0, n) or expected <= 0:
+        return None
+    ratio = observed / expected
+    error = math.sqrt((1 - observed / n) / observed)
+    return Estimate(
+        value=ratio,
+        standard_error=ratio * error,
+        lower=ratio * math.exp(-Z * error),
+        upper=ratio * math.exp(Z * error),
+    )
+
+
+def ece(probability: NDArray[np.float64], label: NDArray[np.int64], bins: int = 10) -> Estimate:
+    """Return the expected calibration error: the mean over patients of their bin's |observed - predicted|.
+
+    Equal-mass bins: patients sorted by prediction, cut after every n / bins of them; equal predictions stay
+    together, so that the bins are a function of the set of patients and some may be larger or missing.
+    Naeini, Cooper & Hauskrecht (AAAI 2015).
+
+    It is biased upwards, since noise in a bin never cancels (Roelofs et al., AISTATS 2022): simulated, a
+    perfectly calibrated model (logits of mean -1 and standard deviation 1.2, 10 bins) has on average .051
+    with 400 patients and .016 with 4,000. The interval is around the biased value: do not read it as a test
+    of calibration, and compare values of equal n and bins only.
+
+    The standard error is the infinitesimal jackknife with bins and signs held: with s = sign of observed -
+    predicted in the patient's bin, ECE is the mean of s (y - p), and its error that of this mean. It ignores
+    that a sign may flip, and is too wide where calibration is near perfect (.021 for a spread of .012 above).
+
+    Args:
+        probability: float64 [patients].
+        label: int64 [patients], 0 or 1; at least two patients.
+        bins: wanted number.
+    """
+    order = np.argsort(probability, kind="stable")
+    p, residual = probability[order], (label - probability)[order]
+    # A cut falls after the last patient of its tie.
+    wanted = np.round(np.arange(1, bins) * len(p) / bins).astype(np.int64)
+    cuts = np.searchsorted(p, p[np.maximum(wanted, 1) - 1], side="right")
+    starts = np.unique(np.concatenate([[0], cuts[cuts < len(p)]]))
+    size = np.diff(np.append(starts, len(p)))
+    sign = np.sign(np.add.reduceat(residual, starts))
+    found = mean_estimate(np.repeat(sign, size) * residual)
+    if found.lower is None or found.upper is None:
+        return found
+    return found.model_copy(update={"lower": max(0.0, found.lower), "upper": min(1.0, found.upper)})
 
 
 def calibration_bins(

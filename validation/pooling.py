@@ -1,86 +1,66 @@
 """The federation's performance from the hospitals' metrics and standard errors; no score is ever moved.
 
-AUROC (on the logit scale), calibration slope and intercept: random-effects meta-analysis with the tau2 of
-DerSimonian & Laird (Control Clin Trials 7, 1986) and the interval of Hartung & Knapp (Stat Med 20, 2001) with
-its scale not below 1 (Roever et al., BMC Med Res Methodol 15, 2015), so that a few hospitals that happen to
-agree do not feign precision. Accuracy is exact: correct decisions and patients are sums. Brier is the mean
-over patients. See Debray et al., BMJ 356 (2017), i6460 for meta-analysis of prediction models.
+How each metric is pooled:
+
+- `accuracy`: exact. Correct decisions and patients are sums over the hospitals; Wilson's interval.
+- `auroc`, `auprc`, `sensitivity`, `specificity`, `ppv`, `npv`, `alert_rate` (logit), `observed_expected`
+  (log), `calibration_slope`, `calibration_intercept`: the mean over hospitals by random effects
+  (validation.meta_analysis, validation.effect_scale). A rate is a property of a hospital here, not of the sum
+  of all patients, so that its interval holds how hospitals differ.
+- `brier`, `ece`, `net_benefit`: the mean over patients. For Brier and net benefit (a mean over patients
+  itself, Vickers & Elkin, Med Decis Making 26, 2006) that is the value of all patients together; for ECE it
+  is an upper bound of it, since misses of opposite sign at two hospitals do not cancel.
+
+See Debray et al., BMJ 356 (2017), i6460 for meta-analysis of prediction models.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from scipy.stats import t as student_t
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 from contracts.errors import ConsiliumError
-from contracts.evaluation import Estimate, EvaluationReport, MetricName, SubgroupResult
+from contracts.evaluation import CalibrationBin, Estimate, EvaluationReport, MetricName, SubgroupResult
+from validation.differences import (
+    DIFFERENCES,
+    best_baseline,
+    comparison_with,
+    pooled_difference,
+    site_difference,
+    worst_difference,
+)
+from validation.effect_scale import PRIORS, SCALES, Scale, estimate_of, from_scale, to_scale
+from validation.meta_analysis import RandomEffects, random_effects
 from validation.proportion import Z, wilson
 
 Metrics = dict[MetricName, Estimate]
 # What pooling reads: a hospital's report or one group of its subgroups.
 Part = EvaluationReport | SubgroupResult
 
-
-@dataclass(frozen=True)
-class RandomEffects:
-    """A random-effects mean on the scale it was computed on."""
-
-    mean: float
-    standard_error: float
-    quantile: float  # of Student's t with sites - 1 degrees of freedom; normal for one site
-    tau2: float  # variance between hospitals
-    i2: float  # share of the variation that is between hospitals, 0..1
-    sites: int
-
-
-def random_effects(effects: Sequence[float], variances: Sequence[float]) -> RandomEffects:
-    """Pool effects with known variances (DerSimonian-Laird, Hartung-Knapp with scale >= 1).
-
-    Args:
-        effects: one per hospital, at least one.
-        variances: squared standard errors on the same scale, above 0.
-    """
-    y, v = np.asarray(effects, dtype=float), np.asarray(variances, dtype=float)
-    k = len(y)
-    w = 1 / v
-    fixed = float(np.sum(w * y) / np.sum(w))
-    if k == 1:
-        return RandomEffects(fixed, math.sqrt(1 / float(w.sum())), Z, 0.0, 0.0, 1)
-    q = float(np.sum(w * (y - fixed) ** 2))
-    spread = float(np.sum(w) - np.sum(w**2) / np.sum(w))
-    tau2 = max(0.0, (q - (k - 1)) / spread)
-    i2 = max(0.0, (q - (k - 1)) / q) if q > 0 else 0.0
-    w = 1 / (v + tau2)
-    mean = float(np.sum(w * y) / np.sum(w))
-    scale = max(1.0, float(np.sum(w * (y - mean) ** 2)) / (k - 1))
-    error = math.sqrt(scale / float(np.sum(w)))
-    return RandomEffects(mean, error, float(student_t.ppf(0.975, k - 1)), tau2, i2, k)
-
-
-def site_metrics(report: Part) -> Metrics:
-    """Return the metrics that a report (or a group of a subgroup) shows."""
-    return dict(report.metrics)
+# Means over patients, with the range they cannot leave.
+PATIENT_MEANS: dict[MetricName, tuple[float, float]] = {
+    "brier": (0.0, 1.0),
+    "ece": (0.0, 1.0),
+    "net_benefit": (-math.inf, 1.0),
+}
 
 
 def pool(reports: Sequence[Part]) -> Metrics:
-    """Return each metric over the hospitals that show it; a metric that none shows is absent.
+    """Return each metric over the hospitals that show it with an error; one that none shows is absent.
 
     Args:
         reports: one per hospital (or the same subgroup's group of each hospital).
     """
-    pooled: dict[MetricName, Estimate | None] = {
-        "auroc": _pooled_auroc(reports),
-        "accuracy": _pooled_accuracy(reports),
-        "brier": _pooled_brier(reports),
-        "calibration_slope": _pooled_effect(reports, "calibration_slope"),
-        "calibration_intercept": _pooled_effect(reports, "calibration_intercept"),
-    }
-    return {name: estimate for name, estimate in pooled.items() if estimate is not None}
+    names: tuple[MetricName, ...] = get_args(MetricName)
+    found = {name: _pooled(reports, name) for name in names}
+    return {name: estimate for name, estimate in found.items() if estimate is not None}
+
+
+def unpoolable(reports: Sequence[EvaluationReport], name: MetricName) -> list[str]:
+    """Name the hospitals that show a metric which still cannot enter the pool: it has no error (or no n)."""
+    shown = [r for r in reports if name in r.metrics]
+    return [r.site for r in shown if _pooled([r], name) is None]
 
 
 def pool_subgroups(reports: Sequence[EvaluationReport]) -> dict[str, dict[str, Metrics]]:
@@ -97,29 +77,99 @@ def pool_subgroups(reports: Sequence[EvaluationReport]) -> dict[str, dict[str, M
     return {s: {g: pool(results) for g, results in groups.items()} for s, groups in parts.items()}
 
 
-def heterogeneity(reports: Sequence[EvaluationReport]) -> dict[str, float] | None:
-    """Return how AUROC differs between hospitals, or None with fewer than two that show it.
+def heterogeneity(reports: Sequence[EvaluationReport]) -> dict[str, dict[str, float | str | None]]:
+    """Return how AUROC and O/E differ between hospitals, and where a new hospital's would lie.
 
-    tau2 (of the logit), i2 (0..1) and, with three hospitals or more, the 95 % prediction interval for a new
-    hospital (Higgins et al., JRSS A 172, 2009: t with hospitals - 2 degrees of freedom).
+    Returns:
+        `auroc`, `observed_expected` -> sites, tau2 (on the logit or log scale), i2 (0..1), new_site_lower and
+        new_site_upper (95 % prediction interval, on the metric's own scale), prior (text, or None). A metric
+        that fewer than two hospitals show is absent.
     """
-    points = [point for point in map(_auroc_on_logit, reports) if point is not None]
-    if len(points) < 2:
-        return None
-    pooled = random_effects(*zip(*points, strict=True))
-    found = {"sites": float(pooled.sites), "tau2": pooled.tau2, "i2": pooled.i2}
-    if pooled.sites >= 3:
-        half = float(student_t.ppf(0.975, pooled.sites - 2))
-        half *= math.sqrt(pooled.tau2 + pooled.standard_error**2)
-        found |= {"new_site_lower": _expit(pooled.mean - half), "new_site_upper": _expit(pooled.mean + half)}
+    found: dict[str, dict[str, float | str | None]] = {}
+    names: tuple[MetricName, ...] = ("auroc", "observed_expected")
+    for name in names:
+        pooled = pooled_effect(reports, name)
+        if pooled is None or pooled.sites < 2:
+            continue
+        new = pooled.new_site()
+        assert new is not None  # both have a prior for few hospitals
+        found[name] = {
+            "sites": pooled.sites,
+            "tau2": pooled.tau2,
+            "i2": pooled.i2,
+            "new_site_lower": from_scale(new[0], SCALES[name]),
+            "new_site_upper": from_scale(new[1], SCALES[name]),
+            "prior": None if pooled.prior is None else pooled.prior.text,
+        }
     return found
+
+
+def pooled_effect(parts: Sequence[Part], name: MetricName) -> RandomEffects | None:
+    """Return a metric's random-effects mean on its scale; None where no hospital shows it with an error."""
+    points = [point for p in parts if (point := _point(p, name, SCALES[name])) is not None]
+    return (
+        random_effects([x for x, _ in points], [v for _, v in points], PRIORS.get(name)) if points else None
+    )
+
+
+def _pooled(parts: Sequence[Part], name: MetricName) -> Estimate | None:
+    if name == "accuracy":
+        return _exact_accuracy(parts)
+    if name in PATIENT_MEANS:
+        return _patient_mean(parts, name)
+    scale = SCALES[name]
+    shown = [p for p in parts if _point(p, name, scale) is not None]
+    if len(shown) == 1:  # as that hospital computed it
+        return shown[0].metrics[name]
+    pooled = pooled_effect(shown, name)
+    return None if pooled is None else estimate_of(pooled, scale)
+
+
+def _point(part: Part, name: MetricName, scale: Scale) -> tuple[float, float] | None:
+    estimate = part.metrics.get(name)
+    return None if estimate is None else to_scale(estimate, scale)
+
+
+def _exact_accuracy(parts: Sequence[Part]) -> Estimate | None:
+    shown = [(p.metrics["accuracy"], p.n) for p in parts if p.n and "accuracy" in p.metrics]
+    if not shown:
+        return None
+    return wilson(sum(round(e.value * n) for e, n in shown), sum(n for _, n in shown))
+
+
+def _patient_mean(parts: Sequence[Part], name: MetricName) -> Estimate | None:
+    """Mean over patients; without an interval where a hospital's error is unknown."""
+    shown = [(p.metrics[name], p.n) for p in parts if p.n and name in p.metrics]
+    if not shown:
+        return None
+    total = sum(n for _, n in shown)
+    value = sum(e.value * n for e, n in shown) / total
+    errors = [n * e.standard_error for e, n in shown if e.standard_error is not None]
+    if len(errors) < len(shown):
+        return Estimate(value=value)
+    error = math.hypot(*errors) / total
+    low, high = PATIENT_MEANS[name]
+    return Estimate(
+        value=value,
+        standard_error=error,
+        lower=max(low, value - Z * error),
+        upper=min(high, value + Z * error),
+    )
 
 
 def metrics_tree(reports: Sequence[EvaluationReport]) -> dict[str, dict[str, Any]]:
     """Return the same metrics under `pooled` and under each hospital's name, ready for JSON.
 
-    Each metric is {value, standard_error, lower, upper} as far as defined. A hospital under the minimum cell
-    has `suppressed: true` and the `reason`; the metrics it withholds are absent.
+    Each metric is {value, standard_error, lower, upper} as far as defined.
+
+    - `pooled`: sites, n, events, the metrics, `subgroups`; `heterogeneity` (see `heterogeneity`; absent
+      below two hospitals); `comparisons`: baseline -> sites, the pooled differences, `worst_site` with its
+      difference `worst_auroc`, `best_baseline` {site, auroc of the baseline there, difference to it};
+      `decision_curve` [{threshold, model, treat_all, n}], the mean over patients at the thresholds that
+      every hospital with a curve publishes.
+    - each hospital: n, events, the metrics, `calibration`, `roc` [[false, true positive rate], ...] rising,
+      from the calibration's bins, `decision_curve`, `comparisons`: baseline -> {metrics, differences},
+      `subgroups`. Under the minimum cell: `suppressed: true` and the `reason`; what it withholds is absent.
 
     Raises:
         ConsiliumError: E802, two reports of one hospital, or a hospital named `pooled`.
@@ -138,13 +188,80 @@ def metrics_tree(reports: Sequence[EvaluationReport]) -> dict[str, dict[str, Any
             subgroup: {group: _plain(metrics) for group, metrics in groups.items()}
             for subgroup, groups in pool_subgroups(reports).items()
         },
+        "comparisons": _comparisons(reports),
+        "decision_curve": _decision_curve(shown),
     }
     between = heterogeneity(reports)
-    if between is not None:
+    if between:
         pooled["heterogeneity"] = between
     if not shown:
         pooled |= {"suppressed": True, "reason": "every hospital is under the minimum cell"}
     return {"pooled": pooled, **{report.site: _site(report) for report in reports}}
+
+
+def _comparisons(reports: Sequence[EvaluationReport]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for baseline in sorted({c.baseline for r in reports for c in r.comparisons}):
+        tree: dict[str, Any] = {
+            "sites": sum(site_difference(r, baseline) is not None for r in reports),
+            **{
+                name: estimate_of(pooled, "identity").model_dump(exclude_none=True)
+                for name in DIFFERENCES
+                if (pooled := pooled_difference(reports, baseline, name)) is not None
+            },
+        }
+        by_site = {r.site: r for r in reports}
+        worst, best = worst_difference(reports, baseline), best_baseline(reports, baseline)
+        if worst is not None:
+            tree |= {"worst_site": worst, "worst_auroc": _difference_at(by_site[worst], baseline)}
+        if best is not None:
+            comparison = comparison_with(by_site[best], baseline)
+            assert comparison is not None
+            tree["best_baseline"] = {
+                "site": best,
+                "auroc": comparison.metrics["auroc"].model_dump(exclude_none=True),
+                "difference": _difference_at(by_site[best], baseline),
+            }
+        found[baseline] = tree
+    return found
+
+
+def _difference_at(report: EvaluationReport, baseline: str) -> dict[str, float] | None:
+    estimate = site_difference(report, baseline)
+    return None if estimate is None else estimate.model_dump(exclude_none=True)
+
+
+def _decision_curve(shown: Sequence[EvaluationReport]) -> list[dict[str, float]]:
+    curves = [(r.n, {p.threshold: p for p in r.decision_curve}) for r in shown if r.n and r.decision_curve]
+    if not curves:
+        return []
+    total = sum(n for n, _ in curves)
+    return [
+        {
+            "threshold": threshold,
+            "model": sum(n * curve[threshold].model for n, curve in curves) / total,
+            "treat_all": sum(n * curve[threshold].treat_all for n, curve in curves) / total,
+            "n": total,
+        }
+        for threshold in sorted(set.intersection(*(set(curve) for _, curve in curves)))
+    ]
+
+
+def roc_points(bins: Sequence[CalibrationBin]) -> list[list[float]]:
+    """Return the ROC curve at the edges of the calibration's bins: [false, true positive rate], rising.
+
+    Args:
+        bins: in the order of rising risk.
+    """
+    events = [round(b.observed * b.n) for b in bins]
+    positive, negative = sum(events), sum(b.n for b in bins) - sum(events)
+    if not positive or not negative:
+        return []
+    points, true, false = [[0.0, 0.0]], 0, 0
+    for each, in_bin in zip(reversed(bins), reversed(events), strict=True):
+        true, false = true + in_bin, false + each.n - in_bin
+        points.append([false / negative, true / positive])
+    return points
 
 
 def _site(report: EvaluationReport) -> dict[str, Any]:
@@ -156,7 +273,6 @@ def _site(report: EvaluationReport) -> dict[str, Any]:
             else "fewer than twice the minimum cell of patients in one class: accuracy and n only"
         )
         return tree | {"suppressed": True, "reason": reason}
-    tree["calibration"] = [b.model_dump() for b in report.calibration]
     groups: dict[str, dict[str, Any]] = {}
     for result in report.subgroups:
         groups.setdefault(result.subgroup, {})[result.group] = (
@@ -164,81 +280,17 @@ def _site(report: EvaluationReport) -> dict[str, Any]:
             if result.suppressed
             else {"n": result.n, "events": result.events, **_plain(result.metrics)}
         )
-    return tree | {"subgroups": groups}
+    return tree | {
+        "calibration": [b.model_dump() for b in report.calibration],
+        "roc": roc_points(report.calibration),
+        "decision_curve": [p.model_dump() for p in report.decision_curve],
+        "comparisons": {
+            c.baseline: {"metrics": _plain(c.metrics), "differences": _plain(c.differences)}
+            for c in report.comparisons
+        },
+        "subgroups": groups,
+    }
 
 
-def _plain(metrics: Metrics) -> dict[str, dict[str, float]]:
+def _plain(metrics: Mapping[Any, Estimate]) -> dict[str, dict[str, float]]:
     return {name: estimate.model_dump(exclude_none=True) for name, estimate in metrics.items()}
-
-
-def _auroc_on_logit(part: Part) -> tuple[float, float] | None:
-    """(logit, variance) of one AUROC, or None where it is not shown or says nothing (constant scores)."""
-    estimate = part.metrics.get("auroc")
-    if estimate is None or not estimate.standard_error:
-        return None
-    value = estimate.value
-    if 0 < value < 1:
-        return math.log(value / (1 - value)), (estimate.standard_error / (value * (1 - value))) ** 2
-    if part.n is None or part.events is None:
-        return None
-    # Separated classes: a proportion of 1 in the smaller class, with half a patient added to each side.
-    trials = min(part.events, part.n - part.events)
-    sign = 1 if value >= 1 else -1
-    return sign * math.log((trials + 0.5) / 0.5), 1 / (trials + 0.5) + 2
-
-
-def _pooled_auroc(parts: Sequence[Part]) -> Estimate | None:
-    points = [point for point in map(_auroc_on_logit, parts) if point is not None]
-    if not points:
-        return None
-    if len(points) == 1:  # as that hospital computed it
-        return next(p.metrics["auroc"] for p in parts if _auroc_on_logit(p) is not None)
-    pooled = random_effects(*zip(*points, strict=True))
-    value = _expit(pooled.mean)
-    half = pooled.quantile * pooled.standard_error
-    return Estimate(
-        value=value,
-        standard_error=pooled.standard_error * value * (1 - value),  # delta method
-        lower=_expit(pooled.mean - half),
-        upper=_expit(pooled.mean + half),
-    )
-
-
-def _pooled_accuracy(parts: Sequence[Part]) -> Estimate | None:
-    shown = [(p.metrics["accuracy"], p.n) for p in parts if p.n and "accuracy" in p.metrics]
-    if not shown:
-        return None
-    return wilson(sum(round(e.value * n) for e, n in shown), sum(n for _, n in shown))
-
-
-def _pooled_brier(parts: Sequence[Part]) -> Estimate | None:
-    shown = [(p.metrics["brier"], p.n) for p in parts if p.n and "brier" in p.metrics]
-    if not shown:
-        return None
-    total = sum(n for _, n in shown)
-    value = sum(e.value * n for e, n in shown) / total
-    error = math.sqrt(sum((n * (e.standard_error or 0.0)) ** 2 for e, n in shown)) / total
-    return Estimate(
-        value=value,
-        standard_error=error,
-        lower=max(0.0, value - Z * error),
-        upper=min(1.0, value + Z * error),
-    )
-
-
-def _pooled_effect(parts: Sequence[Part], name: MetricName) -> Estimate | None:
-    shown = [e for p in parts if (e := p.metrics.get(name)) is not None and e.standard_error]
-    if not shown:
-        return None
-    pooled = random_effects([e.value for e in shown], [(e.standard_error or 0.0) ** 2 for e in shown])
-    half = pooled.quantile * pooled.standard_error
-    return Estimate(
-        value=pooled.mean,
-        standard_error=pooled.standard_error,
-        lower=pooled.mean - half,
-        upper=pooled.mean + half,
-    )
-
-
-def _expit(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

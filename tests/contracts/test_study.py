@@ -17,6 +17,7 @@ from tests.factories import STUDY, study_fields, tiny_study
 AGE = STUDY["features"][0]
 SEX = STUDY["features"][2]
 HOSPITAL = {"mode": "site", "epsilon": 3, "delta": 1e-3, "max_update_norm": 1}
+REFERENCE = {"name": "score", "source": "a paper", "intercept": 0.0}
 PATIENT = {"mode": "patient", "epsilon": 3.0, "delta": 1e-4, "max_grad_norm": 1.0}
 
 
@@ -156,6 +157,54 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "gap of an unknown subgroup": (
         {"gates": [{"metric": "subgroup_gap", "at_most": 0.1, "subgroup": "race"}]},
         ["unknown subgroup 'race'"],
+    ),
+    "a limit for a fact": (
+        {"gates": [{"metric": "parity", "at_most": 0}]},
+        ["'gates.0'", "parity takes neither at_least nor at_most"],
+    ),
+    "difference to nothing": (
+        {"gates": [{"metric": "difference", "at_least": 0}]},
+        ["'gates.0'", "difference or non_inferiority and against go together"],
+    ),
+    "non-inferiority without a margin": (
+        {"gates": [{"metric": "non_inferiority", "against": "first"}]},
+        ["'gates.0'", "non_inferiority and margin go together"],
+    ),
+    "a gate on a comparison that is not planned": (
+        {"gates": [{"metric": "difference", "against": "local", "at_least": 0}]},
+        ["a gate compares with 'local', which validation does not plan"],
+    ),
+    "a reference of an unknown feature": (
+        {"validation": {"reference": REFERENCE | {"terms": [{"feature": "shoe", "coefficient": 1}]}}},
+        ["validation.reference names unknown feature 'shoe'"],
+    ),
+    "a term of two kinds": (
+        {
+            "validation": {
+                "reference": REFERENCE | {"terms": [{"feature": "age", "coefficient": 1, "levels": {"1": 2}}]}
+            }
+        },
+        ["'validation.reference.terms.0'", "exactly one of coefficient and levels"],
+    ),
+    "thresholds in the wrong order": (
+        {"validation": {"net_benefit": {"low": 0.5, "high": 0.1}}},
+        ["'validation.net_benefit'", "low < high"],
+    ),
+    "local models without a noise of their own": (
+        {
+            "privacy": HOSPITAL,
+            "training": STUDY["training"] | {"normalisation": "declared"},
+            "validation": {"local_model": True},
+        },
+        ["validation.local_model", "mode site"],
+    ),
+    "one person in two roles": (
+        {"sign_off": {"roles": ["clinician", "clinician"]}},
+        ["'sign_off'", "two different people"],
+    ),
+    "another product without the study it amends": (
+        {"product": "other"},
+        ["product 'other'", "needs amends"],
     ),
     "no privacy mode": ({"privacy": {"epsilon": 3}}, ["'privacy'", "'mode'"]),
     "epsilon without mode patient": (

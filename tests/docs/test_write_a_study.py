@@ -3,11 +3,13 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from contracts import dossier, gates, validation_plan
 from contracts import study as fields
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "write-a-study.md").read_text()
@@ -29,7 +31,23 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`privacy`: `quantile`": fields.Quantile,
     "`privacy`: `mode: none`": fields.NoPrivacy,
     "`decision_threshold`": fields.ThresholdRule,
-    "`gates`": fields.Gate,
+    "`gates`": gates.Gate,
+    "`validation`": validation_plan.ValidationPlan,
+    "`validation`: `net_benefit`": validation_plan.ThresholdRange,
+    "`validation`: `reference`": validation_plan.ReferenceScore,
+    "`validation`: `reference.terms`": validation_plan.ScoreTerm,
+    "`validation`: `diagnostics`": validation_plan.Diagnostics,
+    "`validation`: `error_budget`": validation_plan.ErrorBudget,
+    "`sign_off`": validation_plan.SignOff,
+    "`dossier`": dossier.Dossier,
+}
+# docs/dossier.md describes these.
+ELSEWHERE = {
+    dossier.ChangeControl,
+    dossier.Control,
+    dossier.Modification,
+    dossier.Monitoring,
+    dossier.Risk,
 }
 
 
@@ -61,8 +79,13 @@ def default_of(model: type[BaseModel], name: str) -> str:
 def test_every_part_of_a_study_has_its_section() -> None:
     headings = re.findall(r"^## (.+)$", PAGE, flags=re.MULTILINE)
     assert headings == list(SECTIONS)
-    models = {m for m in vars(fields).values() if isinstance(m, type) and issubclass(m, fields.Contract)}
-    assert models - {fields.Contract} == set(SECTIONS.values())
+    models = {
+        m
+        for module in (fields, gates, validation_plan, dossier)
+        for m in vars(module).values()
+        if isinstance(m, type) and issubclass(m, fields.Contract)
+    }
+    assert models - {fields.Contract} == set(SECTIONS.values()) | ELSEWHERE
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -75,6 +98,11 @@ def test_a_section_names_every_field_with_meaning_and_default(section: str) -> N
         meaning, _, default = table[shown]
         assert len(meaning) > 3, shown
         assert default == default_of(model, name), shown
+
+
+@pytest.mark.parametrize("metric", get_args(gates.Metric))
+def test_every_metric_of_a_gate_is_named(metric: str) -> None:
+    assert f"`{metric}`" in PAGE
 
 
 @pytest.mark.parametrize("check", fields.Quality().blocking)

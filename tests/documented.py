@@ -1,0 +1,124 @@
+"""Facts as a finished study leaves them: the tiny release with data sheets, lineage, events and evidence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from contracts.canonical import digest, sha256
+from contracts.datasheet import DataSheet, QualityCheck
+from contracts.dossier import Dossier
+from contracts.release import Lineage, RoundLineage, SiteData
+from contracts.signing import Signed, SigningKey, to_text
+from contracts.study import StudyProtocol
+from release.facts import Evidence, ReleaseFacts
+from tests.dossiers import tiny_facts
+from tests.factories import tiny_study
+
+INTAKE, OPENED = "2025-12-01T08:00:00Z", "2025-12-01T09:00:00Z"
+PLAN = digest({"plan": 0})
+
+
+def site_key(site: str) -> SigningKey:
+    """The same key for a site every time, so that the same facts are the same bytes."""
+    return SigningKey(site, Ed25519PrivateKey.from_private_bytes(bytes.fromhex(sha256(site.encode()))))
+
+
+def sheet(protocol: StudyProtocol, site: str, created: str = INTAKE) -> Signed:
+    """A signed data sheet."""
+    return site_key(site).sign(
+        DataSheet(
+            study=protocol.study, protocol_hash=protocol.hash, site=site, connector="csv",
+            cohort=digest({"cohort": site}), data_version="a" * 40, declared_size=400, holdout="keyed",
+            checks=[QualityCheck(check="label", severity="blocking", passed=True)], accepted=True,
+            policy=digest({"policy": site}), code_version="0.1.0", created=created,
+        )
+    )  # fmt: skip
+
+
+def documented(protocol: StudyProtocol | None = None, **changes: Any) -> ReleaseFacts:
+    """The facts of two hospitals with everything that a release run gathers; `changes` replace facts."""
+    facts = tiny_facts(protocol)
+    sheets = {site: sheet(facts.protocol, site) for site in facts.sites}
+    data = [
+        SiteData(
+            site=site, data_sheet=signed.digest, cohort=signed.document["cohort"],
+            data_version="a" * 40, policy=signed.document["policy"],
+        )
+        for site, signed in sheets.items()
+    ]  # fmt: skip
+    rounds = [RoundLineage(round=n, kind="training", plan=digest({"plan": n}), updates={}) for n in range(2)]
+    event = {"n": 0, "time": OPENED, "event": "round opened", "details": {"plan": PLAN}, "previous": "0" * 64}
+    found: dict[str, Any] = {
+        "data_sheets": {site: to_text(signed) for site, signed in sheets.items()},
+        "lineage": Lineage(data=data, rounds=rounds, environment="0" * 64),
+        "events": json.dumps(event).encode() + b"\n",
+        "evidence": Evidence(tests={"tests/test_a.py::test_a": "passed"}, tests_time=OPENED),
+        "triggered_by": "operator",
+    }
+    return dataclasses.replace(facts, **{**found, **changes})
+
+
+def full_dossier() -> dict[str, Any]:
+    """A dossier in which a person wrote every field."""
+    text = {
+        name: f"What a person wrote about {name}."
+        for name, declared in Dossier.model_fields.items()
+        if declared.default is None and name not in ("change_control", "monitoring")
+    }
+    test = "tests/test_a.py::test_a"
+    return text | {
+        "limitations": ["A first limit.", "A second limit."],
+        "risks": [
+            {
+                "id": "R1", "hazard": "A hazard.", "sequence": "A sequence.", "harm": "A harm.",
+                "severity": 4, "probability": 3,
+                "controls": [{"id": "C1", "description": "A control.", "kind": "design", "test": test}],
+                "residual_severity": 4, "residual_probability": 1, "accepted_by": "Dr Test",
+            }
+        ],
+        "change_control": {
+            "authorised_by": "An authority",
+            "modifications": [
+                {
+                    "id": "M1", "title": "New weights", "changes": ["weights"], "description": "Weights.",
+                    "data_management": "Data.", "retraining": "Training.", "performance_evaluation": "Gates.",
+                    "update_procedure": "Update.", "impact": "Impact.",
+                }
+            ],
+        },
+        "monitoring": {
+            "responsible": "A person", "interval_days": 30, "measures": ["alerts"], "triggers": ["drift"],
+            "reporting": "To the authority.",
+        },
+    }  # fmt: skip
+
+
+def written_before(facts: ReleaseFacts, folder: Path) -> dict[str, bytes]:
+    """The files of a candidate of these facts that are no part of the dossier, by path."""
+    from release.directory import write_candidate
+    from tests.dossiers import tiny_onnx
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_candidate(folder / "candidate", facts, tiny_onnx(folder / "model.onnx"))
+    root = folder / "candidate"
+    paths = {p.relative_to(root).as_posix(): p for p in sorted(root.rglob("*")) if p.is_file()}
+    return {
+        path: file.read_bytes()
+        for path, file in paths.items()
+        if not path.startswith(("dossier/", "manifest", "conformance", "provenance", "sbom", "vex", "soup"))
+    }
+
+
+def documented_study(**changes: Any) -> StudyProtocol:
+    """The tiny study with a full dossier and a gate on a subgroup."""
+    gates = [
+        {"metric": "auroc", "at_least": 0.5},
+        {"metric": "subgroup_gap", "subgroup": "sex", "at_most": 0.9},
+    ]
+    cohort = {"description": "Adults.", "max_records": 2, "minimum_patients": 10, "minimum_cell": 3}
+    return tiny_study(**{"dossier": full_dossier(), "gates": gates, "cohort": cohort} | changes)
