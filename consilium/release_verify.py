@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -12,7 +13,9 @@ from rich.table import Table
 from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
 from contracts.errors import ConsiliumError
 from release.signature import PublicKey, ReleaseKey
-from release.verify import Check, verified, verify_release
+
+if TYPE_CHECKING:
+    from release.verify import Check
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A release directory.")]
 
@@ -40,6 +43,7 @@ def verify(
 ) -> None:
     """Verify a release offline: exit code 0 only if every check passed."""
     from release.rotation import read_rotations
+    from release.verify import verified, verify_release
 
     with reporting_refusals(json):
         trusted = trusted_key(key, directory, fingerprint)
@@ -127,7 +131,7 @@ def _apart(file: Path, directory: Path) -> Path:
     return file
 
 
-def _table(checks: list[Check]) -> Table:
+def _table(checks: Sequence[Check]) -> Table:
     table = Table("check", "result", "detail")
     marks = {True: "[green]passed[/]", False: "[bold red]failed[/]", None: "[yellow]not checked[/]"}
     for check in checks:
