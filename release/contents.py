@@ -43,3 +43,4 @@ REQUIRED = frozenset(
         "README.txt",
     }
 )
+SHEETS_REQUIRED = False  # whether a release must hold a data sheet of every hospital: the same holds for it

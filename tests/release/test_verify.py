@@ -98,3 +98,18 @@ def test_a_malformed_file_that_was_signed_fails_its_check_and_not_the_program(
             assert not verified(verify_release(copy.folder, copy.key.public)), (path, data)
         copy.rewrite({path: before})
     assert verified(verify_release(copy.folder, copy.key.public))
+
+
+@pytest.mark.parametrize("name", ["events.jsonl", "conformance.json", "data sheets"])
+def test_a_part_that_is_required_is_not_only_checked_when_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    candidate, manifest = tiny_candidate(tmp_path)
+    key = ReleaseKey.make(tmp_path / "key.pem")
+    seal(candidate, tmp_path / "1.0.0", [approval_of(manifest)], key, PUBLISHED)
+    if name == "data sheets":
+        monkeypatch.setattr("release.verify.origin.SHEETS_REQUIRED", True)
+    else:
+        monkeypatch.setattr("release.verify.files.REQUIRED", {name})
+    failed = [check for check in verify_release(tmp_path / "1.0.0", key.public) if check.passed is False]
+    assert [check.number for check in failed] == ["E703"]
