@@ -27,13 +27,13 @@ NOUNS: dict[str, tuple[str, str, str]] = {
     ),
     "run": ("consilium.run", "app", "Run a study in Airflow and follow it."),
     "simulate": ("consilium.simulate", "app", "Run a study in this process, without Airflow."),
-    "study": ("consilium.study", "app", "Check a study file; replay a finished study."),
+    "study": ("consilium.study", "app", "Check or amend a study file; replay a finished study."),
     "site": ("consilium.site", "app", "A hospital's own view: check, show, pause, withdraw."),
     "data": ("consilium.data", "app", "Fetch public data sets."),
     "privacy": ("consilium.privacy", "app", "Plan a study's privacy; epsilon of any composition."),
     "ledger": ("consilium.ledger", "app", "A hospital's privacy ledger: show, verify, export, decide."),
     "audit": ("consilium.audit", "app", "Attack the privacy mechanism and compare with its claim."),
-    "release": ("consilium.release", "app", "List, show and verify releases."),
+    "release": ("consilium.release", "app", "List, show, compare, verify and roll back releases."),
     "contracts": ("consilium.contracts", "app", "Print the JSON Schema of everything that may cross."),
 }
 

@@ -25,7 +25,9 @@ from contracts.errors import ConsiliumError
 from contracts.study import StudyProtocol, load_study
 from durable.files import write_json
 from site_runtime.home import SiteHome
+from tasks.account import spent_of
 from tasks.federation import coordinator_key
+from tasks.folds import exchange_records
 from tasks.head import Head
 from tasks.store import load_record
 
@@ -102,7 +104,7 @@ def run_demo(home: Path, port: int, bar_disabled: bool) -> dict[str, Any]:
         "without_privacy": plain,
         "achievable_auroc": best,
         "noise_multiplier": last["noise_multiplier"],
-        "epsilon": load_record(platform.coordinator, STUDY, str(protocol.last_round))["epsilon"],
+        "epsilon": spent_of(exchange_records(platform.coordinator, protocol)),
         "release": str(newest_release(platform)),
         "key": coordinator_key(platform.coordinator).public,
         "seconds": round(time.monotonic() - started, 1),

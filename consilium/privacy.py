@@ -120,13 +120,15 @@ def plan_facts(protocol: StudyProtocol, sites: list[PlannedSite]) -> dict[str, A
             "statistics": noise.statistics,
             "training": noise.training,
             "histogram": noise.histogram,
+            "local": noise.local,
+            "fold": noise.fold,
         },
         "epsilon_planned": noise.epsilon,
         "epsilon_without_amplification": epsilon_without_amplification(
             spends, privacy.delta, adjacency_of(protocol)
         ),
         "projection": [
-            {"exchange": p.number, "kind": p.kind, "round": p.round, "epsilon": p.epsilon}
+            {"exchange": p.number, "kind": p.kind, "round": p.round, "fold": p.fold, "epsilon": p.epsilon}
             for p in projection(protocol, noise, most=_POINTS)
         ],
         "sites": [],

@@ -132,9 +132,17 @@ def _projection_table(facts: dict[str, Any]) -> Table:
     width = max(1, min(_BAR, screen.width - _BESIDE))
     for point in points:
         share = point["epsilon"] / facts["epsilon"]
-        name = f"round {point['round']}" if point["kind"] == "training" else point["kind"]
-        table.add_row(name, f"{point['epsilon']:.3f}", f"{share:.0%}", f"[blue]{_bar(share, width)}[/]")
+        table.add_row(
+            _exchange(point), f"{point['epsilon']:.3f}", f"{share:.0%}", f"[blue]{_bar(share, width)}[/]"
+        )
     return table
+
+
+def _exchange(point: dict[str, Any]) -> str:
+    """Name one of the exchanges that a hospital takes part in."""
+    if point["kind"] == "fold":
+        return f"fold {point['fold']} round {point['round']}"
+    return f"round {point['round']}" if point["kind"] == "training" else str(point["kind"])
 
 
 def _bar(share: float, width: int) -> str:

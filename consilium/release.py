@@ -1,4 +1,4 @@
-"""`consilium release`: list, show and verify releases. Light: no torch, Airflow, GX or DVC."""
+"""`consilium release`: list, show, compare and verify releases. Light: no torch, Airflow, GX or DVC."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
+from rich.markup import escape
 from rich.table import Table
 
-from consilium import release_verify
-from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
+from consilium import release_diff, release_rollback, release_verify
+from consilium.output import Json, print_json, reporting_refusals, screen
 from contracts.errors import ConsiliumError
 from contracts.release import ReleaseManifest
 
-app = typer.Typer(no_args_is_help=True, help="List, show and verify releases.")
+app = typer.Typer(no_args_is_help=True, help="List, show, compare and verify releases.")
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A release directory.")]
 
@@ -22,32 +24,56 @@ Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A release direct
 @app.command("list")
 def list_releases(json: Json = False) -> None:
     """List the releases that this home's coordinator published."""
-    from release.registry import releases
+    from consilium.release_lookup import current_version, published
 
     with reporting_refusals(json):
-        found = [_summary(r.path, r.manifest) for r in releases(home_folder() / "coordinator" / "releases")]
+        listed = published()
+        current = {product: current_version(product) for product in {r.manifest.product for r in listed}}
+        found = [
+            _summary(r.path, r.manifest) | {"current": r.manifest.version == current[r.manifest.product]}
+            for r in listed
+        ]
         if json:
             print_json(found)
             return
         if not found:
             screen.print("No release yet. A study that finished and passed its gates makes one.")
             return
-        table = Table("study", "version", "epsilon", "approved by", "created")
+        table = Table(box=SIMPLE, pad_edge=False)
+        for name in ("product", "version", "change", "epsilon", "approved by", "status", "created"):
+            least = 16 if name == "status" else None
+            table.add_column(name, overflow="fold", no_wrap=name in ("version", "created"), min_width=least)
         for row in found:
-            epsilon = "none" if row["epsilon"] is None else f"{row['epsilon']:.2f}"
-            approved_by = row["approved_by"] or "-"
-            table.add_row(row["study"], row["version"], epsilon, approved_by, row["created"])
+            table.add_row(
+                row["product"],
+                f"[bold]{row['version']} *[/]" if row["current"] else row["version"],
+                row["level"],
+                "none" if row["epsilon"] is None else f"{row['epsilon']:.2f}",
+                escape(row["approved_by"] or "-"),
+                escape(row["regulatory_status"]),
+                row["created"][:10],
+            )
         screen.print(table)
+        screen.print(
+            "* current: the version to use; `consilium release rollback` changes it", highlight=False
+        )
         for row in found:
             screen.print(row["path"], soft_wrap=True, highlight=False)
 
 
 @app.command()
-def show(directory: Directory, json: Json = False) -> None:
+def show(
+    release: Annotated[
+        str, typer.Argument(help="A release directory, product@version, or product for the current one.")
+    ],
+    json: Json = False,
+) -> None:
     """Show what a release says of itself; `verify` says whether to believe it."""
+    from consilium.release_lookup import release_directory
     from release.directory import read_manifest
 
     with reporting_refusals(json):
+        directory = release_directory(release)
         manifest = read_manifest(directory)
         if json:
             print_json(manifest.model_dump(mode="json") | {"path": str(directory.absolute())})
@@ -60,36 +86,34 @@ def show(directory: Directory, json: Json = False) -> None:
 
 @app.command()
 def copy(
-    study: Annotated[str, typer.Argument(help="Name of a study that this home released.")],
+    product: Annotated[str, typer.Argument(help="Name of a product that this home released.")],
     target: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to create or replace.")],
-    version: Annotated[str | None, typer.Option(help="Default: the latest.")] = None,
+    version: Annotated[str | None, typer.Option(help="Default: the current one.")] = None,
     key_file: Annotated[
         Path | None, typer.Option(help="Also write the coordinator's public key, to hand over apart.")
     ] = None,
     json: Json = False,
 ) -> None:
     """Copy a release of this home, for handing it to a deployment team."""
-    from release.registry import releases
+    from consilium.release_lookup import release_named
 
     with reporting_refusals(json):
-        found = [
-            r
-            for r in releases(home_folder() / "coordinator" / "releases")
-            if r.manifest.study == study and version in (None, r.manifest.version)
-        ]
-        if not found:
-            raise ConsiliumError("E706", f"no release {version or ''} of {study!r} in {home_folder()}")
+        found = release_named(product, version)
         if target.exists() and not (target / "manifest.json").exists():
             raise ConsiliumError("E707", f"{target} exists and is no release, so it is not replaced")
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(found[-1].path, target)
+        shutil.copytree(found.path, target)
         if key_file is not None:
             key_file.parent.mkdir(parents=True, exist_ok=True)
             key_file.write_text(release_verify.own_public_key().pem, encoding="ascii")
         if json:
-            print_json(_summary(target, found[-1].manifest))
+            print_json(_summary(target, found.manifest))
         else:
-            screen.print(f"{study} {found[-1].manifest.version} -> {target}", highlight=False)
+            screen.print(f"{product} {found.manifest.version} -> {target}", highlight=False)
+
+
+app.command("diff")(release_diff.diff)
+app.command("rollback")(release_rollback.rollback)
 
 
 app.command("verify")(release_verify.verify)
@@ -97,11 +121,14 @@ app.command("rotate-key")(release_verify.rotate_key)
 
 
 def _summary(path: Path, manifest: ReleaseManifest) -> dict[str, Any]:
-    approval = manifest.approvals[0] if manifest.approvals else None
     return {
         "path": str(path.absolute()),
         "version": manifest.version,
+        "product": manifest.product,
         "study": manifest.study,
+        "level": manifest.change.level,
+        "changed": list(manifest.change.changed),
+        "regulatory_status": manifest.regulatory_status,
         "title": manifest.title,
         "created": manifest.created,
         "protocol_hash": manifest.protocol_hash,
@@ -109,19 +136,27 @@ def _summary(path: Path, manifest: ReleaseManifest) -> dict[str, Any]:
         "rounds": manifest.rounds,
         "epsilon": manifest.epsilon,
         "delta": manifest.delta,
-        "approved_by": approval.approved_by if approval else None,
+        "approved_by": ", ".join(approval.approved_by for approval in manifest.approvals) or None,
         "candidate": manifest.candidate_digest,
     }
 
 
 def _print_manifest(manifest: ReleaseManifest) -> None:
-    facts = Table(show_header=False, title=f"{manifest.study} {manifest.version}", title_justify="left")
+    facts = Table(show_header=False, title=f"{manifest.product} {manifest.version}", title_justify="left")
     private = "no differential privacy"
     if manifest.privacy_mode != "none":
         private = "not stated by every hospital" if manifest.epsilon is None else f"{manifest.epsilon:.3f}"
     if manifest.privacy_mode == "site":
         private += " (a hospital's, not a patient's)"
+    change = manifest.change
+    what = f"{change.level}"
+    if change.since is not None:
+        what += f" since {change.since}: {', '.join(change.changed) or 'nothing'} changed"
+        what += f"; planned modification: {change.modification or 'open'}"
     facts.add_row("title", manifest.title)
+    facts.add_row("study", manifest.study)
+    facts.add_row("change", what)
+    facts.add_row("regulatory status", manifest.regulatory_status)
     facts.add_row("intended use", manifest.intended_use)
     facts.add_row("hospitals", ", ".join(manifest.sites))
     facts.add_row("rounds", str(manifest.rounds))

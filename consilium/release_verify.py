@@ -15,6 +15,7 @@ from contracts.errors import ConsiliumError
 from release.signature import PublicKey, ReleaseKey
 
 if TYPE_CHECKING:
+    from release.rotation import Rotation
     from release.verify import Check
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A release directory.")]
@@ -46,8 +47,10 @@ def verify(
     from release.verify import verified, verify_release
 
     with reporting_refusals(json):
-        trusted = trusted_key(key, directory, fingerprint)
-        followed = read_rotations(_apart(rotations, directory).read_bytes()) if rotations else []
+        trusted, followed = own_trust() if key is None else (PublicKey.read(_apart(key, directory)), [])
+        _require_fingerprint(trusted, fingerprint)
+        if rotations is not None:
+            followed = read_rotations(_apart(rotations, directory).read_bytes())
         checks = verify_release(directory, trusted, followed)
         good = verified(checks)
         if json:
@@ -108,18 +111,29 @@ def own_public_key() -> PublicKey:
     return ReleaseKey.load(private).public
 
 
-def trusted_key(given: Path | None, directory: Path, fingerprint: str | None = None) -> PublicKey:
-    """The key to trust: the one given, or that of this home's coordinator; never one from the release.
+def own_trust() -> tuple[PublicKey, list[Rotation]]:
+    """This home's first release key and its rotations: what it released under any of its keys verifies.
 
     Raises:
-        ConsiliumError: E801, it is inside the release, is no such key, or has another fingerprint.
+        ConsiliumError: E801, this home has no release key; E802, E803, its record of rotations is damaged.
     """
-    key = own_public_key() if given is None else PublicKey.read(_apart(given, directory))
-    if fingerprint is not None:
-        told = re.sub(r"[\s:]", "", fingerprint).lower()
-        if told != key.fingerprint:
-            raise ConsiliumError("E801", f"the key's fingerprint is {key.fingerprint}, not {told!r}")
-    return key
+    from release.rotation import read_rotations, trusted_keys
+
+    present = own_public_key()
+    record = home_folder() / "coordinator" / "keys" / "rotations.jsonl"
+    rotations = read_rotations(record.read_bytes()) if record.exists() else []
+    if not rotations:
+        return present, []
+    first = PublicKey.parse(rotations[0].old, str(record))
+    if trusted_keys(first, rotations)[-1].key != present:
+        raise ConsiliumError("E803", f"{record} does not lead to this home's release key")
+    return first, rotations
+
+
+def _require_fingerprint(key: PublicKey, told: str | None) -> None:
+    """Compare a key with the fingerprint that was told by another way, however it is spaced (E801)."""
+    if told is not None and re.sub(r"[\s:]", "", told).lower() != key.fingerprint:
+        raise ConsiliumError("E801", f"the key's fingerprint is {key.fingerprint}, not {told!r}")
 
 
 def _apart(file: Path, directory: Path) -> Path:

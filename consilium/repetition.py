@@ -29,6 +29,7 @@ from consilium.simulation import (
     with_changes,
 )
 from contracts.errors import ConsiliumError
+from contracts.schedule import most_exchanges
 from contracts.study import StudyProtocol
 from durable.files import write_atomic
 from site_runtime.home import SiteHome
@@ -39,8 +40,7 @@ INTAKE = "intake"  # folder of the federation that every run starts from
 
 def steps_of(protocol: StudyProtocol, sites: int, runs: int, comparing: bool) -> int:
     """How often `repeat`, or with `comparing` `compare`, reports progress."""
-    exchanges = protocol.last_round + 1 - protocol.first_round
-    steps = sites + runs * (exchanges + 1)
+    steps = sites + runs * (most_exchanges(protocol) + 1)
     if not comparing:
         return steps
     plain = without_privacy(protocol)

@@ -14,6 +14,7 @@ from consilium.output import Json, home_folder, print_json, reporting_refusals, 
 from consilium.rest import Question
 from consilium.up import Platform, current
 from contracts.errors import ConsiliumError
+from contracts.schedule import last_exchange, most_exchanges, title_of
 from contracts.study import StudyProtocol
 from tasks.head import Head, load_head, load_protocol
 from tasks.store import load_record
@@ -54,7 +55,7 @@ class Follower:
 
 def total_steps(protocol: StudyProtocol) -> int:
     """Intake, every round, and the release's three parts."""
-    return 1 + protocol.last_round + (1 - protocol.first_round) + 3
+    return 1 + most_exchanges(protocol) + 3
 
 
 def intake(follower: Follower) -> dict[str, Any]:
@@ -97,14 +98,16 @@ def rounds(follower: Follower) -> Head:
     seen = protocol.first_round
     while True:
         head = follower.head()
-        while seen < head.round or (head.status != "running" and seen == head.round == protocol.last_round):
+        last = last_exchange(protocol, len(head.fold_sites))
+        while seen < head.round or (head.status != "running" and seen == head.round == last):
             follower.say(round_line(load_record(follower.platform.coordinator, protocol.study, str(seen))))
             seen += 1
         if head.status not in ("registered", "running"):
             return head
         if head.refusals and head.reason:
             raise ConsiliumError("E506", head.reason)
-        follower.show(protocol.round_title(head.round), 1 + head.round - protocol.first_round)
+        title = title_of(protocol, head.round, head.fold_sites)
+        follower.show(title, 1 + head.round - protocol.first_round)
         time.sleep(POLL_SECONDS)
 
 

@@ -38,6 +38,7 @@ from consilium.simulation import (
 from consilium.simulation_folder import fresh_folder, kept_folder
 from consilium.study import find_federation, find_study
 from contracts.errors import ConsiliumError
+from contracts.schedule import most_exchanges
 from contracts.study import StudyProtocol, load_study
 
 app = typer.Typer()
@@ -85,7 +86,8 @@ def simulate(
     going_on: Annotated[
         bool,
         typer.Option(
-            "--continue", help="On the hospitals of an earlier simulation: same keys, same ledgers."
+            "--continue",
+            help="On the hospitals of an earlier simulation: same keys, same ledgers. So runs an amendment.",
         ),
     ] = False,
     json: Json = False,
@@ -98,11 +100,16 @@ def simulate(
         protocol = with_privacy(
             protocol, epsilon=epsilon, delta=delta, clip=clip, statistics_fraction=statistics_fraction
         )
-        folder = find_federation(protocol.study, federation)
+        folder = find_federation(protocol.product_name, federation)
         often = runs is not None or compare
         if going_on and often:
             raise typer.BadParameter("--continue goes with one run, not with --runs or --compare")
-        root = (kept_folder if going_on else fresh_folder)(out, protocol.study)
+        if protocol.amends is not None and not going_on:
+            raise typer.BadParameter(f"{protocol.study} amends a study: run it with --continue")
+        if going_on:
+            root = kept_folder(out, protocol.study, protocol.product_name)
+        else:
+            root = fresh_folder(out, protocol.study)
         if often:
             simulate_often(protocol, folder, root, runs or 1, compare, json)
         else:
@@ -112,7 +119,7 @@ def simulate(
 def simulate_once(protocol: StudyProtocol, folder: Path, root: Path, json: bool) -> None:
     """Run a study from intake to release and print its metrics; a gate that fails ends it with code 1."""
     started = time.monotonic()
-    steps = len(site_files(folder)) + protocol.last_round + (1 - protocol.first_round) + 3
+    steps = len(site_files(folder)) + most_exchanges(protocol) + 3
     stopped: ConsiliumError | None = None
     published: Path | None = None
     with progress_of(protocol.study, steps, json) as progress:

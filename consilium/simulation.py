@@ -10,6 +10,7 @@ from typing import Any
 
 from contracts.errors import ConsiliumError
 from contracts.release import Approval
+from contracts.schedule import title_of
 from contracts.study import StudyProtocol, parse_study
 from durable.files import write_json
 from site_runtime.home import SiteHome
@@ -118,12 +119,13 @@ def run_intake(simulation: Simulation, progress: Progressing) -> dict[str, Any]:
 
 
 def run_rounds(simulation: Simulation, progress: Progressing) -> None:
-    """All rounds of the study, one after the other.
+    """All exchanges of the study up to its release, one after the other.
 
     Raises:
         ConsiliumError: E506, a round missed its quorum.
     """
     from site_runtime.steps import train
+    from tasks.head import load_head
     from tasks.rounds import close_round, open_round
 
     study, home = simulation.protocol.study, simulation.coordinator
@@ -131,7 +133,7 @@ def run_rounds(simulation: Simulation, progress: Progressing) -> None:
     number = simulation.protocol.first_round
     while True:
         run = f"{RUN}-{number}"
-        progress(simulation.protocol.round_title(number))
+        progress(title_of(simulation.protocol, number, load_head(home, study).fold_sites))
         opened = open_round(home, study, run, set(simulation.sites))
         if opened.plan is None:
             return
@@ -193,6 +195,8 @@ def run_release(simulation: Simulation, progress: Progressing) -> Path:
 
 def outcome(simulation: Simulation) -> dict[str, Any]:
     """What a finished simulation prints: metrics pooled and by hospital, privacy, gates, digests."""
+    from tasks.account import spent_of
+    from tasks.folds import exchange_records
     from tasks.head import load_head
     from tasks.store import load_record
 
@@ -209,7 +213,7 @@ def outcome(simulation: Simulation) -> dict[str, Any]:
         "gates": evaluation["gates"],
         "privacy": {"mode": protocol.privacy.mode, "noise_multiplier": last["noise_multiplier"]},
     }
-    spent = load_record(home, protocol.study, str(protocol.last_round))["epsilon"]
+    spent = spent_of(exchange_records(home, protocol))
     if spent:
         found["privacy"] |= spent
     return found

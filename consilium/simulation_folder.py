@@ -30,13 +30,15 @@ def fresh_folder(out: Path | None, study: str) -> Path:
     return _marked(folder, {study})
 
 
-def kept_folder(out: Path | None, study: str) -> Path:
+def kept_folder(out: Path | None, study: str, product: str | None = None) -> Path:
     """Return the folder of an earlier simulation as it is, so that a study runs on its hospitals and ledgers.
+
+    Without `out` it is the folder of the product's first study.
 
     Raises:
         ConsiliumError: E107, no simulation of one run lies there.
     """
-    folder = out or home_folder() / "simulations" / study
+    folder = out or home_folder() / "simulations" / (product or study)
     if not _filled(folder):
         raise ConsiliumError("E107", f"{folder} holds no simulation that could be continued")
     studies = _studies(folder)

@@ -9,8 +9,11 @@ import typer
 from rich.table import Table
 
 from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
+from contracts.schedule import title_of
 from contracts.study import StudyProtocol
+from tasks.account import spent_of
 from tasks.federation import load_federation
+from tasks.folds import invited, quorum, slot_of
 from tasks.head import Head, load_head, load_protocol, registered_studies
 from tasks.home import CoordinatorHome
 from tasks.presence import present_sites
@@ -22,6 +25,7 @@ app = typer.Typer()
 
 def next_step(head: Head, protocol: StudyProtocol, eligible: int) -> str:
     """Say in one sentence what happens next."""
+    title = title_of(protocol, head.round, head.fold_sites)
     if head.status == "released":
         return "nothing: the release is published"
     if head.status == "rejected":
@@ -33,10 +37,11 @@ def next_step(head: Head, protocol: StudyProtocol, eligible: int) -> str:
     if head.reason:
         return f"waits: {head.reason}"
     if head.plan is not None:
-        return f"round {head.round} closes when its hospitals answered, at the latest at its deadline"
-    if eligible < protocol.min_sites:
-        return f"{protocol.min_sites - eligible} more hospitals must pass intake and connect"
-    return f"round {head.round} opens"
+        return f"{title} closes when its hospitals answered, at the latest at its deadline"
+    needed = quorum(protocol, slot_of(protocol, head.round))
+    if eligible < needed:
+        return f"{needed - eligible} more hospitals must pass intake and connect"
+    return f"{title} opens"
 
 
 def study_status(home: CoordinatorHome, study: str) -> dict[str, Any]:
@@ -44,6 +49,7 @@ def study_status(home: CoordinatorHome, study: str) -> dict[str, Any]:
     head, protocol = load_head(home, study), load_protocol(home, study)
     present = present_sites(home)
     eligible, absent = eligible_sites(home, protocol, present)
+    asked = invited(slot_of(protocol, head.round), head.fold_sites, set(eligible))
     records = closed_records(home, protocol, head)
     newest = records[-1] if records else {}
     sites: dict[str, Any] = {}
@@ -67,15 +73,14 @@ def study_status(home: CoordinatorHome, study: str) -> dict[str, Any]:
         "status": head.status,
         "round": head.round,
         "rounds": protocol.rounds,
-        "title": protocol.round_title(head.round),
+        "title": title_of(protocol, head.round, head.fold_sites),
         "decision_threshold": head.threshold if protocol.threshold_rule else protocol.decision_threshold,
         "open": head.plan is not None,
         "sites": sites,
-        "epsilon": newest.get("epsilon")
-        or next((r["epsilon"] for r in records[::-1] if r.get("epsilon")), None),
+        "epsilon": spent_of(records),
         "candidate": head.candidate,
         "updated": head.updated,
-        "next": next_step(head, protocol, len(eligible)),
+        "next": next_step(head, protocol, len(asked)),
     }
 
 

@@ -1,4 +1,4 @@
-"""`consilium study`: check a study file, show what ships, replay a finished study."""
+"""`consilium study`: check a study file, amend a study, replay a finished one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
+from consilium.output import (
+    Json,
+    file_to_write,
+    home_folder,
+    print_json,
+    reporting_refusals,
+    screen,
+    writing,
+)
 from contracts.errors import ConsiliumError
 from contracts.study import HospitalPrivacy, PatientPrivacy, StudyProtocol, load_study
 
@@ -123,6 +131,44 @@ def privacy_facts(protocol: StudyProtocol) -> dict[str, object]:
         "noise_multiplier_histogram": noise.histogram,
         "epsilon_composed": noise.epsilon,
     }
+
+
+@app.command()
+def amend(
+    study: Annotated[str, typer.Argument(help="The study to amend: registered here, that ships, or a file.")],
+    new: Annotated[str, typer.Argument(help="Name of the new study.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Such as training.steps=3; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=file_to_write(), help="File to write. Default: print it.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a study that amends another one: the next release of its product."""
+    from consilium.amendment import amendment_of, as_yaml
+    from tasks.head import load_protocol, registered_studies
+    from tasks.home import CoordinatorHome
+
+    with reporting_refusals(json):
+        home = CoordinatorHome(home_folder() / "coordinator")
+        # What is registered counts: its file may have been run with other numbers of rounds or epsilon.
+        registered = study in registered_studies(home)
+        base = load_protocol(home, study) if registered else load_study(find_study(study))
+        amendment = amendment_of(base, new, changes or [])
+        text = as_yaml(amendment)
+        if out is not None:
+            with writing(out):
+                out.write_text(text, encoding="utf-8")
+        if json:
+            facts = {"study": new, "product": amendment.product_name, "amends": amendment.amends}
+            shown = {"protocol_hash": amendment.hash, "path": str(out.absolute()) if out else None}
+            print_json(facts | shown | {"protocol": amendment.body()})
+        elif out is None:
+            typer.echo(text, nl=False)
+        else:
+            screen.print(f"{out}: {new} amends {base.study} {base.hash[:12]}", highlight=False)
 
 
 @app.command()

@@ -49,6 +49,11 @@ class RoundPlan(Contract):
     deadline_seconds: Annotated[int, Field(ge=1)]
     created: Timestamp
 
+    @property
+    def purpose(self) -> str:
+        """What the exchange is for, as schedule and ledgers name it: the kind, or `fold`."""
+        return "fold" if self.kind == "training" and self.fold is not None else self.kind
+
     def entry(self, site: str) -> RosterEntry | None:
         """The roster's entry for `site`, or None."""
         return next((e for e in self.roster if e.site == site), None)

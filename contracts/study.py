@@ -379,12 +379,11 @@ class StudyProtocol(Contract):
 
     @property
     def last_round(self) -> int:
-        """The last exchange before the release: after training, a histogram if a rule asks for one."""
-        return self.rounds if self.threshold_rule is None else self.rounds + 1
+        """The last exchange that makes the released model: a histogram, if a rule asks for one.
 
-    def round_title(self, number: int) -> str:
-        """Name an exchange for people."""
-        return "decision threshold" if number > self.rounds else f"round {number} of {self.rounds}"
+        What validation plans beyond it is in `contracts.schedule`.
+        """
+        return self.rounds if self.threshold_rule is None else self.rounds + 1
 
     @property
     def feature_names(self) -> list[str]:

@@ -11,7 +11,8 @@ from contracts.fields import Contract, Count, Digest, Finite, SiteName, StudyNam
 
 class UpdateEnvelope(Contract):
     """What a site sends for a plan. With DP on nothing in it is computed from the data but `cohort`: a keyed
-    digest, which nobody can guess and which shows whether the cohort is the one of the data sheet."""
+    digest, which nobody can guess and which shows whether the cohort is the one of the data sheet. An answer
+    to a `local` plan has no tensors: the model that was trained stays at the hospital."""
 
     study: StudyName
     protocol_hash: Digest
@@ -19,8 +20,8 @@ class UpdateEnvelope(Contract):
     round: Annotated[int, Field(ge=0)]
     site: SiteName
     base_model: Digest | None = None
-    tensors: Digest  # safetensors
-    tensor_bytes: Count
+    tensors: Digest | None = None  # safetensors; None for a local model
+    tensor_bytes: Count | None = None
     planned_steps: Annotated[int, Field(ge=1)]
     data_sheet: Digest
     cohort: Digest

@@ -21,7 +21,7 @@ if current_view().coordinator:
         @task(task_id="ring", outlets=[doorbell("watchdog")])
         def ring_idle() -> list[str]:
             """Ring the doorbell of every idle study; the events say nothing but that somebody rang."""
-            from tasks.rounds import idle_studies
+            from tasks.watchdog import idle_studies
 
             idle = at_coordinator(lambda home, run: idle_studies(home))
             bells = {"round": round_asset, "finished": finished_asset}

@@ -13,6 +13,7 @@ from airflow.sdk import Asset, AssetAlias, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 
 from contracts.errors import ConsiliumError
+from contracts.schedule import longest_deadline
 from contracts.study import StudyProtocol
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def site_task(site: str, name: str, protocol: StudyProtocol, step: SiteStep, pla
         step: what runs at the site, given its home and the signed plan.
         plan_from: the coordinator's task that pushed the plan; None for intake.
     """
-    deadline = timedelta(seconds=protocol.deadline_seconds)
+    seconds = longest_deadline(protocol) if name == "train" else protocol.deadline_seconds
+    deadline = timedelta(seconds=seconds)
 
     @task(
         task_id=name,

@@ -66,7 +66,8 @@ class Plans:
 
     def _names(self, site: str, digest: str) -> bool:
         return any(
-            digest in (plan.base_model, plan.artefact) and plan.entry(site) is not None
+            digest in (plan.base_model, plan.artefact, *plan.baselines.values(), plan.folds.get(site))
+            and plan.entry(site) is not None
             for plan in self._known.values()
         )
 

@@ -2,18 +2,22 @@
 
 The statistics round, if there is one, is a single Gaussian release with its share of epsilon, and so is the
 histogram that a decision threshold is read from; training is rounds x steps at the protocol's sample rate and
-gets what composition leaves. With hospital-level privacy every round is one release of the coordinator. Each
-noise multiplier is the smallest of four significant digits that meets its target: numbers that can be written
-down exactly.
+gets what composition leaves. What validation trains beside the model is part of the plan: a hospital's own
+model costs all rounds once more, and leave-one-site-out costs them once more for every other hospital, since
+a hospital has no part in one of the folds. All training has the same noise. With hospital-level privacy
+every round is one release of the coordinator. Each noise multiplier is the smallest of four significant
+digits that meets its target: numbers that can be written down exactly.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from contracts.errors import ConsiliumError
+from contracts.schedule import Slot, last_before_folds, most_folds, slot_at, slots
 from contracts.study import (
     Adjacency,
     HospitalPrivacy,
@@ -32,32 +36,45 @@ class StudyNoise:
     """Noise multipliers of a study and the epsilon they compose to at the protocol's delta.
 
     `statistics` is None when no statistics round is planned, `histogram` when the decision threshold is not
-    read from one.
+    read from one, `local` and `fold` when validation trains no such models; else these two are `training`.
     """
 
     statistics: float | None
     training: float
     epsilon: float
     histogram: float | None = None
+    local: float | None = None
+    fold: float | None = None
 
-    def of(self, kind: str) -> float | None:
-        """Return the noise multiplier of a plan of this kind; None when the study plans no such exchange."""
-        exchanges = {"statistics": self.statistics, "training": self.training, "histogram": self.histogram}
-        return exchanges.get(kind)
+    def of(self, purpose: str) -> float | None:
+        """Return the noise multiplier of a plan for this; None when the study plans no such exchange.
+
+        Args:
+            purpose: `RoundPlan.purpose`.
+        """
+        exchanges = {
+            "statistics": self.statistics,
+            "training": self.training,
+            "histogram": self.histogram,
+            "local": self.local,
+            "fold": self.fold,
+        }
+        return exchanges.get(purpose)
 
 
 @dataclass(frozen=True)
 class Projected:
-    """Epsilon of the study after one of its planned exchanges.
+    """Epsilon of the study after one of the exchanges that a hospital takes part in.
 
-    `kind` is that of the plan (statistics, training or histogram), `number` counts exchanges from 1, and
-    `round` is the training rounds done by then.
+    `kind` is what the exchange is for (`RoundPlan.purpose`), `number` counts exchanges from 1, `round` is the
+    training rounds done by then, of a fold those of its own model, and `fold` counts the folds from 1.
     """
 
     number: int
     kind: str
     round: int
     epsilon: float
+    fold: int | None = None
 
 
 _calibrated: dict[str, StudyNoise] = {}
@@ -80,30 +97,72 @@ def calibrate(protocol: StudyProtocol) -> StudyNoise:
     return _calibrated[protocol.hash]
 
 
-def planned_exchanges(protocol: StudyProtocol, noise: StudyNoise) -> list[tuple[str, Spend]]:
-    """Return every planned exchange in order with what it spends: statistics, the rounds, the histogram."""
-    plans = [("statistics", noise.statistics)] if noise.statistics is not None else []
-    plans += [("training", noise.training)] * protocol.rounds
-    plans += [("histogram", noise.histogram)] if noise.histogram is not None else []
-    return [(kind, spend_of(protocol, kind, sigma)) for kind, sigma in plans]
+def planned_exchanges(protocol: StudyProtocol, noise: StudyNoise) -> list[tuple[Slot, Spend]]:
+    """Return every exchange that one hospital takes part in at most, in order, with what it spends.
+
+    A hospital is left out of one fold: it trains in one fewer than there may be hospitals.
+    """
+    planned = []
+    for slot in slots(protocol, max(most_folds(protocol) - 1, 0)):
+        sigma = noise.of(slot.purpose)
+        assert sigma is not None
+        planned.append((slot, spend_of(protocol, slot.purpose, sigma)))
+    return planned
 
 
 def planned_spends(protocol: StudyProtocol, noise: StudyNoise) -> list[Spend]:
-    """Return what each plan of the study spends, in order: statistics and histogram only if planned."""
+    """Return what each plan of the study spends at a hospital, in order."""
     return [spend for _, spend in planned_exchanges(protocol, noise)]
+
+
+def still_planned(
+    protocol: StudyProtocol, noise: StudyNoise, number: int, own_fold_past: bool
+) -> list[Spend]:
+    """Return what the study still plans at a hospital after an exchange, all rounds of a kind in one.
+
+    Args:
+        number: of the exchange.
+        own_fold_past: whether the fold without this hospital lies before this exchange.
+    """
+    before_folds, folds = last_before_folds(protocol), max(most_folds(protocol) - 1, 0)
+    to_come = Counter(
+        slot.purpose
+        for slot in (slot_at(protocol, later) for later in range(number + 1, before_folds + 1))
+        if slot is not None
+    )
+    done = number - before_folds - (protocol.rounds if own_fold_past else 0)
+    to_come["fold"] = folds * protocol.rounds - max(done, 0)
+    spends = []
+    for purpose, times in to_come.items():
+        sigma = noise.of(purpose)
+        if sigma is not None and times > 0:
+            one = spend_of(protocol, purpose, sigma)
+            spends.append(replace(one, steps=one.steps * times))
+    return spends
 
 
 def spend_of(protocol: StudyProtocol, kind: str, noise_multiplier: float) -> Spend:
     """Return the triple that one exchange costs every site that answers it.
 
     Args:
-        kind: of the plan; `training` is the steps at the protocol's rate, others one release at rate 1. With
-            hospital-level privacy a round is one release to which every hospital contributes.
+        kind: of the plan, or its purpose; `training` (and `fold`) is the steps of a round at the protocol's
+            rate, `local` those of all rounds, others one release at rate 1. With hospital-level privacy a
+            round is one release to which every hospital contributes.
         noise_multiplier: of the plan.
     """
-    if kind == "training" and not isinstance(protocol.privacy, HospitalPrivacy):
-        return Spend(protocol.training.sample_rate, noise_multiplier, protocol.training.steps)
+    if kind in ("training", "fold", "local") and not isinstance(protocol.privacy, HospitalPrivacy):
+        return Spend(protocol.training.sample_rate, noise_multiplier, steps_of(protocol, kind))
     return Spend(1.0, noise_multiplier, 1)
+
+
+def models_trained(protocol: StudyProtocol) -> int:
+    """Return for how many models a hospital trains at most: the study's, its own, and those of the folds."""
+    return 1 + protocol.validation.local_model + max(most_folds(protocol) - 1, 0)
+
+
+def steps_of(protocol: StudyProtocol, kind: str) -> int:
+    """Return the optimiser's steps that a plan of this kind asks of a hospital."""
+    return protocol.training.steps * (protocol.rounds if kind == "local" else 1)
 
 
 def projection(
@@ -127,15 +186,16 @@ def projection(
     chosen = set(range(1, count + 1))
     if most is not None and most < count:
         chosen = {1 + round(i * (count - 1) / (max(most, 2) - 1)) for i in range(max(most, 2))}
-        chosen |= {i for i, (kind, _) in enumerate(plans, 1) if kind != "training"}
+        chosen |= {i for i, (slot, _) in enumerate(plans, 1) if slot.kind != "training"}
     return [
         Projected(
             number=i,
-            kind=plans[i - 1][0],
-            round=sum(kind == "training" for kind, _ in plans[:i]),
+            kind=slot.purpose,
+            round=slot.round,
             epsilon=epsilon(spends[:i], delta or privacy.delta, adjacency_of(protocol)),
+            fold=None if slot.fold is None else slot.fold + 1,
         )
-        for i in sorted(chosen)
+        for i, slot in ((i, plans[i - 1][0]) for i in sorted(chosen))
     ]
 
 
@@ -177,10 +237,12 @@ def _calibrate(protocol: StudyProtocol) -> StudyNoise:
         share = privacy.threshold_fraction * target
         histogram = _least([], once, share, delta, adjacency, "one release of a histogram")
     beside = [Spend(1.0, sigma, 1) for sigma in (statistics, histogram) if sigma is not None]
-    steps = protocol.rounds * training.steps
+    steps = models_trained(protocol) * protocol.rounds * training.steps
     plan, what = Spend(training.sample_rate, 1.0, steps), f"{steps} steps at rate {training.sample_rate:g}"
     sigma = _least(beside, plan, target, delta, adjacency, what)
-    return _with_epsilon(protocol, StudyNoise(statistics, sigma, 0.0, histogram))
+    local = sigma if protocol.validation.local_model else None
+    fold = sigma if most_folds(protocol) else None
+    return _with_epsilon(protocol, StudyNoise(statistics, sigma, 0.0, histogram, local, fold))
 
 
 def _with_epsilon(protocol: StudyProtocol, noise: StudyNoise) -> StudyNoise:

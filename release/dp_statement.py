@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from contracts.study import HospitalPrivacy, NoPrivacy, PatientPrivacy, StudyProtocol
+from privacy.calibration import models_trained
 from release.dp_statement_central import hospital_statement
 from release.dp_statement_replay import caution, ledger_command, paragraph, replay_section
 from release.facts import ReleaseFacts
@@ -126,6 +127,9 @@ def _mechanism_facts(facts: ReleaseFacts, privacy: PatientPrivacy) -> dict[str, 
         "steps_per_round": training.steps,
         "rounds": facts.rounds,
         "steps": training.steps * facts.rounds,
+        "models_trained": models_trained(facts.protocol),
+        "local_model": facts.protocol.validation.local_model,
+        "leave_one_site_out": facts.protocol.validation.leave_one_site_out,
         "normaliser": "sample rate x declared size",
         "statistics_noise_multiplier": facts.statistics_noise,
         "histogram_noise_multiplier": facts.histogram_noise,
@@ -261,6 +265,7 @@ def _mechanism(facts: ReleaseFacts, privacy: PatientPrivacy) -> str:
 | clip (max_grad_norm) | {_clip(privacy)} |
 | noise multiplier (sigma) | {sigma} |
 | steps | {training.steps} a round x {facts.rounds} rounds = {training.steps * facts.rounds} |
+| further models | {_further(facts.protocol)} |
 | normaliser of the noisy sum | rate x declared size (frozen at enrolment), never a count of the cohort |
 | normalisation statistics | {statistics} |
 | imputation | a missing value becomes the centre above: no statistic of its own |
@@ -269,6 +274,21 @@ def _mechanism(facts: ReleaseFacts, privacy: PatientPrivacy) -> str:
 | floating point | every normal is the sum of four draws; sums and noise are added in float64 |
 | accountant | PRV composition over all plans of the hospital's lineage, cross-checked with RDP |
 """
+
+
+def _further(protocol: StudyProtocol) -> str:
+    """What validation trains on the same patients, and how often a hospital's steps count because of it."""
+    planned, folds = [], protocol.validation.leave_one_site_out
+    if protocol.validation.local_model:
+        planned.append("each hospital's own model, which stays there")
+    if folds is not None:
+        planned.append(f"one without each hospital, planned for at most {folds}")
+    if not planned:
+        return "none"
+    return (
+        f"{'; '.join(planned)}: with the same noise and as many steps each, at most "
+        f"{models_trained(protocol)} models in all on a patient's data, within the planned epsilon"
+    )
 
 
 def _clip(privacy: PatientPrivacy) -> str:

@@ -6,7 +6,7 @@ import math
 import textwrap
 
 from contracts.study import NoPrivacy, PatientPrivacy, StudyProtocol
-from privacy.calibration import adjacency_of
+from privacy.calibration import adjacency_of, models_trained
 from release.facts import ReleaseFacts
 from release.ledgers import FOLDER, keeper
 
@@ -45,7 +45,8 @@ def paragraph(text: str | None) -> str:
 def replay_section(facts: ReleaseFacts, privacy: PatientPrivacy) -> str:
     """Return the Markdown section of a study with patient-level privacy."""
     training = facts.protocol.training
-    spends = [f"Spend({training.sample_rate!r}, {facts.training_noise!r}, {training.steps * facts.rounds})"]
+    steps = training.steps * facts.rounds * models_trained(facts.protocol)
+    spends = [f"Spend({training.sample_rate!r}, {facts.training_noise!r}, {steps})"]
     if facts.statistics_noise is not None:
         spends.insert(0, f"Spend(1.0, {facts.statistics_noise!r}, 1)")
     if facts.histogram_noise is not None:
@@ -54,7 +55,7 @@ def replay_section(facts: ReleaseFacts, privacy: PatientPrivacy) -> str:
         snippet = ""
     else:
         snippet = f"""
-The study as planned, for a hospital that took part once in every round:
+The study as planned, for a hospital that took part once in every exchange:
 
     from privacy.accountant import Spend, epsilon
     epsilon([{", ".join(spends)}], {privacy.delta!r}, {privacy.adjacency!r})

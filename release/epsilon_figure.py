@@ -65,7 +65,7 @@ def epsilon_plot(curves: Sequence[Curve]) -> Any:
     axes.grid(axis="y", color=GRID, lw=0.8, zorder=0)
     axes.tick_params(colors=GREY, labelcolor=INK)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("exchanges (statistics, rounds, histogram)")
+    axes.set_xlabel("exchanges in which a hospital takes part")
     axes.set_ylabel("epsilon spent")
     axes.legend(frameon=False, loc="lower right")
     return figure

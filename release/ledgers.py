@@ -94,8 +94,8 @@ def check_replay(protocol: StudyProtocol, stated: SitePrivacy, data: bytes) -> R
 def check_exchanges(protocol: StudyProtocol, replayed: Sequence[Replayed]) -> None:
     """Check that enough entries are opened for the model: one left unopened would state less epsilon.
 
-    Every exchange of the study closed with the quorum, so all hospitals together reserved each kind of it
-    `min_sites` times or more for every time that it was planned. Noise is not compared: it is in the epsilon.
+    Every exchange of the study closed with the quorum, so all hospitals together reserved each kind of it as
+    often as `least_reservations` says, or more. Noise is not compared: it is in the epsilon.
 
     Args:
         replayed: the account of every hospital that was ever on a roster of the study.
@@ -103,28 +103,42 @@ def check_exchanges(protocol: StudyProtocol, replayed: Sequence[Replayed]) -> No
     Raises:
         ConsiliumError: E408, fewer reservations are opened than the study must have made.
     """
-    site = protocol.privacy.mode == "site"
-    times = {"aggregate": protocol.rounds} if site else {"training": protocol.rounds}
-    if not site and protocol.training.normalisation == "federated":
-        times["statistics"] = 1
-    if protocol.threshold_rule is not None:
-        times["histogram"] = 1
     accounts = _distinct(replayed)
-    for kind, planned in times.items():
-        shape = spend_of(protocol, "training" if kind == "aggregate" else kind, 1.0)
-        made = sum(
-            _same_shape(spend, shape)
-            for account in accounts
-            for spend in (
-                *(r.spend for r in account.excerpt.reservations if r.purpose == kind),
-                *account.excerpt.by_purpose.get("write-off", ()),  # what a restore charged again
-            )
-        )
-        least = planned * (1 if site else protocol.min_sites)
-        if made < least:
+    charged = [s for a in accounts for s in a.excerpt.by_purpose.get("write-off", ())]  # again by a restore
+    for purpose, least in least_reservations(protocol).items():
+        shape = spend_of(protocol, "training" if purpose == "aggregate" else purpose, 1.0)
+        found = [r.spend for a in accounts for r in a.excerpt.reservations if r.purpose == purpose]
+        made = sum(_same_shape(spend, shape) for spend in found)
+        # A write-off stands for one reservation and not for one of each purpose.
+        instead = [spend for spend in charged if _same_shape(spend, shape)][: max(least - made, 0)]
+        for spend in instead:
+            charged.remove(spend)
+        if made + len(instead) < least:
             raise ConsiliumError(
-                "E408", f"{made} reservations for {kind} are opened, expected {least} or more"
+                "E408",
+                f"{made + len(instead)} reservations for {purpose} are opened, expected {least} or more",
             )
+
+
+def least_reservations(protocol: StudyProtocol) -> dict[str, int]:
+    """How many reservations of each purpose all hospitals together made at least, in a study that finished.
+
+    Every exchange had its quorum. As many hospitals are left out in turn as were in the last round of
+    training, and each of their folds had one fewer than the quorum.
+    """
+    quorum, rounds = protocol.min_sites, protocol.rounds
+    if protocol.privacy.mode == "site":
+        return {"aggregate": rounds}
+    least = {"training": rounds * quorum}
+    if protocol.training.normalisation == "federated":
+        least["statistics"] = quorum
+    if protocol.threshold_rule is not None:
+        least["histogram"] = quorum
+    if protocol.validation.local_model:
+        least["local"] = quorum
+    if protocol.validation.leave_one_site_out is not None:
+        least["fold"] = rounds * quorum * (quorum - 1)
+    return least
 
 
 def _same_shape(spend: Spend, other: Spend) -> bool:

@@ -131,7 +131,7 @@ def build_cohort(
     """
     kept = latest_first(frame)
     kept = kept[kept["position"] < protocol.cohort.max_records]
-    names = {p: pseudonym(key, protocol.study, p) for p in kept["patient"].unique()}
+    names = {p: pseudonym(key, protocol.product_name, p) for p in kept["patient"].unique()}
     columns = {
         "patient": kept["patient"].map(names),
         "position": kept["position"].astype("uint8"),
@@ -149,7 +149,7 @@ def cohort_digest(cohort: pd.DataFrame, protocol: StudyProtocol, key: bytes) -> 
     """
     mac = hmac.new(keyed_hash(key, "cohort", b""), digestmod=hashlib.sha256)
     header: dict[str, object] = {
-        "study": protocol.study,
+        "study": protocol.product_name,  # the same records are the same data in every study of a product
         "columns": list(cohort.columns),
         "rows": len(cohort),
     }

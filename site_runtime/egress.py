@@ -19,6 +19,7 @@ from contracts.sealing import seal
 from contracts.signing import MAX_DOCUMENT_BYTES, SigningKey, first_problem, to_text
 from contracts.update import UpdateEnvelope
 from durable.files import append_line
+from site_runtime.cells import check_cells
 from site_runtime.config import SiteConfig
 from site_runtime.consent import now
 from site_runtime.home import SiteHome
@@ -50,7 +51,7 @@ def check(config: SiteConfig, document: BaseModel) -> None:
         if again.noise_multiplier is None and not config.policy.exact_updates:
             raise ConsiliumError("E304", "an update without noise, expected policy.exact_updates: true")
     elif isinstance(again, EvaluationReport):
-        _check_cells(again, config.policy.minimum_cell)
+        check_cells(again, config.policy.minimum_cell)
         if again.parity is not None and again.parity != one_bit(again.parity):
             raise ConsiliumError("E304", "parity says more than whether it holds")
 
@@ -58,30 +59,6 @@ def check(config: SiteConfig, document: BaseModel) -> None:
 def _same(field: str, value: object, expected: object) -> None:
     if value != expected:
         raise ConsiliumError("E304", f"field {field!r}: {value!r}, expected {expected!r}")
-
-
-def _check_cells(report: EvaluationReport, cell: int) -> None:
-    """Hold every count in the report, and every count that two of them give, to the minimum cell."""
-    groups: list[tuple[str, Any]] = [("report", report)]
-    groups += [(f"subgroup {g.subgroup} {g.group}", g) for g in report.subgroups]
-    for name, group in groups:
-        if group.n is not None and group.n < cell:
-            raise ConsiliumError("E304", f"{name}: n below the minimum cell of {cell}")
-        if group.events is not None:
-            if group.n is None:
-                raise ConsiliumError("E304", f"{name}: events without n")
-            if min(group.events, group.n - group.events) < cell:
-                raise ConsiliumError("E304", f"{name}: a class below the minimum cell of {cell}")
-        elif group.n is not None and set(group.metrics) - {"accuracy"}:
-            raise ConsiliumError(
-                "E304", f"{name}: metrics of both classes although their totals are suppressed"
-            )
-        elif group.n is None and "accuracy" in group.metrics:
-            # An accuracy is a ratio of counts: with few patients it gives n away.
-            raise ConsiliumError("E304", f"{name}: accuracy although n is suppressed")
-    for i, bin_ in enumerate(report.calibration):
-        if bin_.n < cell:
-            raise ConsiliumError("E304", f"calibration bin {i}: n below the minimum cell of {cell}")
 
 
 def _sign_and_log(home: SiteHome, site: str, document: BaseModel) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from contracts.canonical import sha256
@@ -23,6 +23,7 @@ from privacy.excerpt import read_excerpt
 from privacy.ledger import Ledger
 from release.export import parity
 from release.session import predict
+from site_runtime.baselines import Holdout, comparisons, probabilities
 from site_runtime.cohort import load_cohort
 from site_runtime.config import SiteConfig
 from site_runtime.consent import now
@@ -30,6 +31,7 @@ from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
 from site_runtime.outbox import keep
 from validation.performance import evaluate as performance
+from validation.performance import nothing
 
 
 def make_report(
@@ -43,21 +45,23 @@ def make_report(
     """Evaluate the plan's model on the holdout and put the report into the outbox.
 
     A verification plan also names the exported model: the metrics are then the exported model's, computed
-    by onnxruntime, beside its agreement with the trained one on the same patients.
+    by onnxruntime, beside its agreement with the trained one on the same patients. Of an export that does
+    not agree nothing else is said.
 
     Raises:
         ConsiliumError: E210, E211, the cohort; E509, E804, E805, the exchange; E604, nothing to evaluate;
-            E605, another model, cohort or threshold was evaluated for this study before; E426, the plan's
-            threshold is not a locked one.
+            E605, another model, cohort, threshold or baseline was evaluated for this study before; E426, the
+            plan's threshold is not a locked one.
     """
     cohort = load_cohort(home, config, protocol, "holdout")
     if cohort.patients == 0 or plan.base_model is None:
         raise ConsiliumError("E604", f"{cohort.patients} holdout patients, model {plan.base_model}")
     threshold = threshold_of(protocol, plan.decision_threshold)
-    remember_evaluation(home, protocol, plan, cohort.digest)
+    remember_evaluation(home, protocol, plan, cohort.digest, config.site)
     features, label = cohort.x[:, 0, :], cohort.y[:, 0]
     cell = max(protocol.cohort.minimum_cell, config.policy.minimum_cell)
     agreement: Parity | None = None
+    probability: NDArray[np.float32]
     with tempfile.TemporaryDirectory(dir=home.outbox("").parent) as folder:
         weights = Path(folder) / "model.safetensors"
         exchange.get(plan.base_model, weights)
@@ -70,8 +74,15 @@ def make_report(
             agreement = one_bit(parity(model, exported, features, threshold))
             probability, _ = predict(exported, features)
         else:
-            with torch.no_grad():
-                probability = torch.sigmoid(model(torch.from_numpy(features))).numpy()
+            probability = probabilities(model, features)
+    if agreement is not None and agreement.decisions_flipped:
+        # An export that is another model: its metrics beside the evaluation's would single patients out.
+        shown = nothing()
+    else:
+        shown = performance(probability, label.astype(np.int64), features, protocol, cell, threshold)
+    if plan.kind == "evaluation":
+        holdout = Holdout(features, label.astype(np.int64), probability.astype(np.float64), threshold, cell)
+        shown["comparisons"] = comparisons(home, config, protocol, plan, exchange, holdout)
     spent, excerpt = account(home, config, protocol, plan.kind)
     report = EvaluationReport(
         study=protocol.study,
@@ -83,47 +94,74 @@ def make_report(
         model=plan.artefact or plan.base_model,
         cohort=cohort.digest,
         parity=agreement,
-        diagnostics=diagnostics(features, label, protocol) if plan.kind == "evaluation" else None,
+        diagnostics=diagnostics(features, label, protocol, cell) if plan.kind == "evaluation" else None,
         **spent,
-        **performance(probability, label.astype(np.int64), features, protocol, cell, threshold),
+        **shown,
     )
     keep(home, plan_digest, report, None, {}, excerpt)
 
 
 def diagnostics(
-    features: NDArray[np.float32], label: NDArray[np.float32], protocol: StudyProtocol
+    features: NDArray[np.float32],
+    label: NDArray[np.float32],
+    protocol: StudyProtocol,
+    minimum_cell: int,
 ) -> HoldoutDiagnostics:
-    """What must hold of the holdout before anybody may see how well the model does; one bit each."""
+    """What must hold of the holdout before anybody may see how well the model does; one bit each.
+
+    What the bits give away, though the report stays sealed: whether each class has `minimum_events` (or the
+    minimum cell, if that is more, so that a protocol cannot ask whether there is any event at all);
+    whether the prevalence lies in the declared range, of a holdout that has enough, so that the events are
+    known to be above or below a number that is not under the cell; and whether some feature is missing more
+    often than declared, of the features and not of the outcomes. Of a holdout without enough events the
+    second bit is False whatever the prevalence. The frozen cohort gives the same bits to every plan.
+
+    Args:
+        features: float32 [patients, F], NaN for missing.
+        label: float32 [patients], 0 or 1; at least one patient.
+        protocol: what was declared.
+        minimum_cell: the larger of the protocol's and the site's own.
+    """
     planned, events = protocol.validation.diagnostics, float(label.sum())
     low, high = protocol.label.prevalence
     allowed = np.array([f.max_missing for f in protocol.features])
+    enough = min(events, len(label) - events) >= max(planned.minimum_events, minimum_cell)
     return HoldoutDiagnostics(
-        enough_events=min(events, len(label) - events) >= planned.minimum_events,
-        prevalence=low <= events / len(label) <= high,
+        enough_events=enough,
+        prevalence=enough and low <= events / len(label) <= high,
         missingness=bool((np.isnan(features).mean(axis=0) <= allowed).all()),
     )
 
 
-def remember_evaluation(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan, cohort: str) -> None:
-    """Answer for one final model, one threshold and one export per study version, on one frozen cohort.
+def remember_evaluation(
+    home: SiteHome, protocol: StudyProtocol, plan: RoundPlan, cohort: str, site: str
+) -> None:
+    """Answer for one model, threshold, export, set of baselines and fold per study version and cohort.
 
-    Every metric is an exact function of the holdout: whoever could ask for model after model would learn of
-    single patients what suppression hides.
+    Every metric is an exact function of the holdout: whoever could ask for model
+    after model, or for one crafted "previous" model after another, would learn of single patients what
+    suppression hides.
 
     Raises:
         ConsiliumError: E605.
     """
     path = home.state(protocol.study) / "evaluated.json"
+    asked: dict[str, Any] = {
+        "model": plan.base_model,
+        "cohort": cohort,
+        "threshold": plan.decision_threshold,
+    }
+    if plan.kind == "verification":
+        once: dict[str, Any] = {"artefact": plan.artefact}
+    else:
+        once = {"baselines": dict(plan.baselines), "fold": plan.folds.get(site)}
     with locked(path.with_suffix(".lock")):
         known = json.loads(path.read_bytes()) if path.exists() else {}
-        asked = {"model": plan.base_model, "cohort": cohort, "threshold": plan.decision_threshold}
         first = known.setdefault(protocol.hash, dict(asked))
-        if plan.kind == "verification":
-            first.setdefault("artefact", plan.artefact)
-        asked["artefact"] = plan.artefact
-        if any(
-            first[name] != asked[name] for name in first if plan.kind == "verification" or name != "artefact"
-        ):
+        for name, value in once.items():
+            first.setdefault(name, value)
+        asked |= once
+        if any(first[name] != value for name, value in asked.items()):
             raise ConsiliumError("E605", f"asked for {asked}, answered for {first}")
         write_atomic(path, json.dumps(known, sort_keys=True).encode())
 

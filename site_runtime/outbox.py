@@ -81,28 +81,36 @@ def keep(
     return target
 
 
-def kept_state(home: SiteHome, protocol: StudyProtocol, round_number: int) -> Tensors:
+def kept_state(
+    home: SiteHome, protocol: StudyProtocol, round_number: int, fold: str | None = None
+) -> Tensors:
     """Return what the strategy kept after the last round before this one; empty at first.
 
-    It is kept by round, so that a task which is run again finds what it found before.
+    It is kept by round, so that a task which is run again finds what it found before, and apart for every
+    fold: its model begins with nothing.
     """
-    rounds = [int(path.stem.rpartition("-")[2]) for path in _kept(home, protocol, 0).parent.glob(_PATTERN)]
+    folder = _kept(home, protocol, fold)
+    rounds = [int(path.stem.rpartition("-")[2]) for path in folder.glob(_PATTERN)]
     before = [number for number in rounds if number < round_number]
-    if not before or not _kept(home, protocol, max(before)).exists():
+    if not before:
         return {}
-    tensors: Tensors = load_file(_kept(home, protocol, max(before)))
+    tensors: Tensors = load_file(folder / f"round-{max(before)}.safetensors")
     return tensors
 
 
-def restore_state(home: SiteHome, protocol: StudyProtocol, round_number: int, plan: str) -> None:
+def restore_state(
+    home: SiteHome, protocol: StudyProtocol, round_number: int, plan: str, fold: str | None = None
+) -> None:
     """Lay what was kept with a plan's result out for the next round; again and again it is the same."""
     source = home.outbox(plan) / KEPT
     if source.exists():
-        write_atomic(_kept(home, protocol, round_number), source.read_bytes())
+        target = _kept(home, protocol, fold) / f"round-{round_number}.safetensors"
+        write_atomic(target, source.read_bytes())
 
 
-def _kept(home: SiteHome, protocol: StudyProtocol, round_number: int) -> Path:
-    return home.state(protocol.study) / "kept" / protocol.hash[:16] / f"round-{round_number}.safetensors"
+def _kept(home: SiteHome, protocol: StudyProtocol, fold: str | None) -> Path:
+    folder = home.state(protocol.study) / "kept" / protocol.hash[:16]
+    return folder if fold is None else folder / f"without-{fold}"
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,7 +1,9 @@
 """Who is held out: a keyed hash of the patient id, or the declared exception, a fixed list at the site.
 
 All keyed hashes of a site come from its split key (32 bytes, drawn at enrolment), each under its own label,
-so that the same patient has unrelated hashes in the split, in the cohort file and in another study.
+so that the same patient has unrelated hashes in the split, in the cohort file and in another product. All
+studies of one product (a study and those that amend it) share one split: who was held out from an earlier
+release stays unseen, so that releases can be compared on patients that none of them was trained on.
 """
 
 from __future__ import annotations
@@ -35,14 +37,14 @@ def keyed_hash(key: bytes, label: str, value: bytes) -> bytes:
     return hmac.new(key, label.encode() + b"\0" + value, hashlib.sha256).digest()
 
 
-def pseudonym(key: bytes, study: str, patient: str) -> str:
+def pseudonym(key: bytes, product: str, patient: str) -> str:
     """The name of a patient inside the frozen cohort: 32 hexadecimal characters."""
-    return keyed_hash(key, f"patient/{study}", patient.encode())[:16].hex()
+    return keyed_hash(key, f"patient/{product}", patient.encode())[:16].hex()
 
 
-def in_holdout(key: bytes, study: str, fraction: float, patient: str) -> bool:
-    """Whether a patient is held out: a function of key, study, fraction and this patient alone."""
-    uniform = int.from_bytes(keyed_hash(key, f"holdout/{study}", patient.encode())[:8], "big") / 2**64
+def in_holdout(key: bytes, product: str, fraction: float, patient: str) -> bool:
+    """Whether a patient is held out: a function of key, product, fraction and this patient alone."""
+    uniform = int.from_bytes(keyed_hash(key, f"holdout/{product}", patient.encode())[:8], "big") / 2**64
     return uniform < fraction
 
 
@@ -72,4 +74,4 @@ def holdout_patients(
     if protocol.holdout.method == "list":
         return read_holdout_list(list_file) & frozenset(patients)
     fraction = protocol.holdout.fraction
-    return frozenset(p for p in patients if in_holdout(key, protocol.study, fraction, p))
+    return frozenset(p for p in patients if in_holdout(key, protocol.product_name, fraction, p))

@@ -16,6 +16,7 @@ from contracts.errors import ConsiliumError
 from contracts.evaluation import EvaluationReport
 from contracts.fields import StudyName
 from contracts.plan import RoundPlan
+from contracts.schedule import slot_at
 from contracts.signing import open_signed, parse_signed
 from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
@@ -26,11 +27,12 @@ from site_runtime.config import SiteConfig, load_site
 from site_runtime.consent import check_consent, load_approved
 from site_runtime.egress import refuse, send, send_sealed
 from site_runtime.exchange import Exchange
+from site_runtime.folds import check_fold
 from site_runtime.home import SiteHome
 from site_runtime.outbox import DOCUMENT, LEDGER, TENSORS, exclusively, finished, restore_state
 from site_runtime.preflight import check_budget, check_layers, check_promise
 
-UPDATES = ("statistics", "training", "histogram")  # kinds of plan that an update answers
+UPDATES = ("statistics", "training", "histogram", "local")  # kinds of plan that an update answers
 SHEET = "sheet.json"  # digest and cohort of the newest data sheet that left, in the study's state
 
 
@@ -65,7 +67,7 @@ def intake(home: SiteHome, study: str) -> str:
 
 
 def train(home: SiteHome, plan: str, exchange: Exchange) -> str:
-    """Answer a statistics, training or histogram plan with a signed `UpdateEnvelope`.
+    """Answer a statistics, training, histogram or local plan with a signed `UpdateEnvelope`.
 
     Asked again for the same plan, it sends the same update again and spends nothing.
 
@@ -119,10 +121,10 @@ def _answer(
                 check_promise(config, protocol)
                 check_layers(protocol)
                 work(home, config, protocol, plan, plan_digest, exchange)
-            restore_state(home, protocol, plan.round, plan_digest)
+            restore_state(home, protocol, plan.round, plan_digest, plan.fold)
             folder = home.outbox(plan_digest)
         check_consent(home, plan.study, plan.protocol_hash)  # it may have been withdrawn meanwhile
-        if (folder / TENSORS).exists():
+        if document_type is UpdateEnvelope:
             settle(home, config, protocol, plan, plan_digest)
         for name in (TENSORS, LEDGER):
             if (folder / name).exists():
@@ -162,7 +164,8 @@ def check_plan(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan
 
     Raises:
         ConsiliumError: E301, another protocol; E306, not on the roster; E305, the code is not accepted;
-            E511, the plan was made for an earlier cohort than the one here; E304, an exact update would leave
+            E511, the plan was made for an earlier cohort than the one here; E504, an exchange that the
+            protocol does not plan; E304, an exact update would leave
             a hospital whose policy forbids it.
     """
     if plan.protocol_hash != protocol.hash or plan.rounds != protocol.rounds:
@@ -179,13 +182,28 @@ def check_plan(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan
         raise ConsiliumError("E210", "the frozen cohort is not the newest data sheet's: run intake again")
     if CODE_VERSION not in plan.code_versions:
         raise ConsiliumError("E305", f"code {CODE_VERSION}, the plan accepts {plan.code_versions}")
-    if plan.round > protocol.last_round:
-        raise ConsiliumError("E504", f"round {plan.round} of {protocol.last_round}")
-    if (plan.kind == "histogram") != (plan.kind in UPDATES and plan.round > protocol.rounds):
-        raise ConsiliumError("E504", f"a {plan.kind} plan for round {plan.round} of {protocol.rounds}")
+    check_schedule(home, config, protocol, plan)
     if protocol.privacy.mode != "patient" and not config.policy.exact_updates:
         why = "has no privacy" if protocol.privacy.mode == "none" else "leaves the noise to the coordinator"
         raise ConsiliumError("E304", f"policy.exact_updates is false and the study {why}")
+
+
+def check_schedule(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan: RoundPlan) -> None:
+    """Check that the protocol plans this exchange under this number, and a fold for this site.
+
+    Raises:
+        ConsiliumError: E504.
+    """
+    slot = slot_at(protocol, plan.round)
+    if slot is None:
+        raise ConsiliumError("E504", f"exchange {plan.round}, which is not in the protocol's schedule")
+    if plan.kind not in UPDATES:
+        if plan.fold is not None:
+            raise ConsiliumError("E504", f"a {plan.kind} plan without {plan.fold!r}")
+    elif (slot.kind, slot.fold is None) != (plan.kind, plan.fold is None):
+        raise ConsiliumError("E504", f"a {plan.kind} plan for exchange {plan.round}, which is {slot.purpose}")
+    elif slot.fold is not None:
+        check_fold(home, protocol, plan, slot, config.site)
 
 
 @contextlib.contextmanager

@@ -80,6 +80,7 @@ class SiteTrainer:
     Args:
         sampling: stream of the plan, purpose `sampling`; used once.
         noise: stream of the plan, purpose `noise`; used once, and only with differential privacy.
+        steps: of the optimiser: those of one round, or for a local model of all.
         clip: with adaptive clipping where the clip norm stands; training moves it, and the next round starts
             from there.
     """
@@ -91,10 +92,11 @@ class SiteTrainer:
     compute: Compute
     sampling: NoiseStream
     noise: NoiseStream
+    steps: int
     clip: float | None = None
 
     def __call__(self, start: Tensors) -> Tensors:
-        """Train from `start` for the protocol's steps; return the parameters reached."""
+        """Train from `start` for so many steps; return the parameters reached."""
         settings, privacy = self.protocol.training, self.protocol.privacy
         model = build_model(self.protocol)
         load_state(model, start)
@@ -128,7 +130,7 @@ class SiteTrainer:
         labels = np.concatenate([cohort.y[..., None], cohort.auxiliary], axis=-1)
         arrays = (torch.from_numpy(np.ascontiguousarray(a)) for a in (cohort.x, cohort.mask, labels))
         sampler = PatientBatches if settings.sampling == "poisson" else ShuffledBatches
-        batches = sampler(cohort.patients, settings.sample_rate, settings.steps, self.sampling)
+        batches = sampler(cohort.patients, settings.sample_rate, self.steps, self.sampling)
         return patient_loader(Patients(*arrays), batches)
 
     def _private(

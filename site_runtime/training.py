@@ -1,4 +1,4 @@
-"""Answering a training or statistics plan: reserve privacy, compute, keep, and only then commit."""
+"""Answering a plan with an update: reserve privacy, compute, keep, and only then commit."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
 from durable.files import write_atomic
 from privacy.accountant import Spend, epsilon
-from privacy.calibration import StudyNoise, calibrate, spend_of
+from privacy.calibration import StudyNoise, calibrate, spend_of, steps_of, still_planned
 from privacy.ledger import Ledger
 from privacy.stream import derive_stream
 from site_runtime.cohort import CohortArrays, load_cohort, read_frozen
 from site_runtime.config import SiteConfig
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
+from site_runtime.local import local_path, train_local
 from site_runtime.outbox import DOCUMENT, TENSORS, keep, kept_state, tensor_bytes
 from strategies.interface import SiteUpdate, Tensors
 from strategies.normalisation import site_statistics
@@ -71,7 +72,7 @@ def make_update(
     ledger, account = reserve(home, config, protocol, plan, plan_digest)
     cohort = load_cohort(home, config, protocol, "training")
     update = compute(home, config, protocol, plan, plan_digest, cohort, base)
-    tensors = tensor_bytes(update.sent)
+    tensors = None if plan.kind == "local" else tensor_bytes(update.sent)
     noise = own_noise(protocol, plan)
     spend = spend_of(protocol, plan.kind, noise) if noise else None
     envelope = UpdateEnvelope(
@@ -81,9 +82,9 @@ def make_update(
         round=plan.round,
         site=config.site,
         base_model=plan.base_model,
-        tensors=sha256(tensors),
-        tensor_bytes=len(tensors),
-        planned_steps=spend.steps if spend else protocol.training.steps,
+        tensors=None if tensors is None else sha256(tensors),
+        tensor_bytes=None if tensors is None else len(tensors),
+        planned_steps=spend.steps if spend else steps_of(protocol, plan.kind),
         data_sheet=_own_sheet(plan, config),
         cohort=cohort.digest,
         policy=config.policy_digest,
@@ -135,7 +136,8 @@ def earlier_answer(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> 
     """
     path = _answered(home, protocol, plan)
     folder = home.outbox(path.read_text().split()[1]) if path.exists() else None
-    if folder is None or not (folder / DOCUMENT).exists() or not (folder / TENSORS).exists():
+    result = local_path(home, protocol) if plan.kind == "local" else None
+    if folder is None or not (folder / DOCUMENT).exists() or not (result or folder / TENSORS).exists():
         return None
     earlier = UpdateEnvelope.model_validate_json((folder / DOCUMENT).read_bytes())
     entry = plan.entry(earlier.site)
@@ -151,8 +153,9 @@ def earlier_answer(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> 
 
 def answer_again(home: SiteHome, plan: RoundPlan, plan_digest: str, earlier: UpdateEnvelope) -> None:
     """Put the same bytes under the new plan into the outbox: post-processing, which spends nothing."""
-    tensors = (home.outbox(earlier.plan) / TENSORS).read_bytes()
-    keep(home, plan_digest, earlier.model_copy(update={"plan": plan_digest}), tensors, {})
+    tensors = home.outbox(earlier.plan) / TENSORS
+    sent = tensors.read_bytes() if tensors.exists() else None
+    keep(home, plan_digest, earlier.model_copy(update={"plan": plan_digest}), sent, {})
 
 
 def _answered(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> Path:
@@ -182,7 +185,10 @@ def compute(
     cohort: CohortArrays,
     base: Tensors,
 ) -> SiteUpdate:
-    """The site's half of the strategy (or of the statistics round), under the plan's own random streams."""
+    """The site's half of the strategy (or of another exchange), under the plan's own random streams.
+
+    A local model is kept here, and nothing of it is in what is returned.
+    """
     stream = partial(
         derive_stream,
         home.noise_key.read_bytes(),
@@ -201,7 +207,7 @@ def compute(
         return site_histogram(risk, label, plan.noise_multiplier, stream(purpose="histogram"))
     from site_runtime.trainer import SiteTrainer  # torch, Lightning, Opacus
 
-    before = kept_state(home, protocol, plan.round)
+    before = {} if plan.kind == "local" else kept_state(home, protocol, plan.round, plan.fold)
     clip = before.pop(CLIP, None)
     train = SiteTrainer(
         protocol=protocol,
@@ -211,8 +217,12 @@ def compute(
         compute=config.compute,
         sampling=stream(purpose="sampling"),
         noise=stream(purpose="noise"),
+        steps=steps_of(protocol, plan.kind),
         clip=None if clip is None else float(clip[0]),
     )
+    if plan.kind == "local":
+        train_local(home, protocol, base, train)
+        return SiteUpdate({})
     update = strategy_of(protocol).site(protocol, base, before, train)
     if train.clip is None:
         return update
@@ -234,7 +244,7 @@ def reserve(
     if not isinstance(privacy, PatientPrivacy):
         return None, None
     noise = calibrate(protocol)
-    needed = noise.of(plan.kind)
+    needed = noise.of(plan.purpose)
     if needed is None or plan.noise_multiplier is None or plan.noise_multiplier < needed:
         raise ConsiliumError("E410", f"noise_multiplier {plan.noise_multiplier}, expected at least {needed}")
     lineage = config.governance.lineage
@@ -247,7 +257,7 @@ def reserve(
         # Its update was finished once and is gone: computing it again could release a second one.
         raise ConsiliumError("E411", f"plan {plan_digest} was answered, and its update is no longer here")
     spend = spend_of(protocol, plan.kind, plan.noise_multiplier)
-    still = remaining(protocol, plan, noise)
+    still = remaining(protocol, plan, noise, config.site)
     if not ledger.reserved(plan_digest):
         promised = epsilon([*ledger.spends(protocol.study), spend, *still], privacy.delta, privacy.adjacency)
         if promised > privacy.epsilon:
@@ -255,11 +265,11 @@ def reserve(
                 "E401", f"the study would come to epsilon {promised:.4f}, approved was {privacy.epsilon:g}"
             )
     delta = min(privacy.delta, config.budget.delta)
-    adaptive = privacy.clipping == "adaptive" and plan.kind == "training"
+    adaptive = privacy.clipping == "adaptive" and plan.kind in ("training", "local")
     ledger.reserve(
         study=protocol.study,
         plan=plan_digest,
-        purpose=plan.kind,
+        purpose=plan.purpose,
         spend=spend,
         epsilon_cap=config.budget.epsilon,
         delta=delta,
@@ -275,16 +285,12 @@ def reserve(
     )
 
 
-def remaining(protocol: StudyProtocol, plan: RoundPlan, noise: StudyNoise) -> list[Spend]:
-    """What the study still plans after this exchange: a study that cannot be finished is not begun."""
-    if plan.kind == "histogram":
-        return []
-    last = [] if noise.histogram is None else [Spend(1.0, noise.histogram, 1)]
-    rounds = protocol.rounds - plan.round
-    if rounds == 0:
-        return last
-    settings = protocol.training
-    return [Spend(settings.sample_rate, noise.training, settings.steps * rounds), *last]
+def remaining(protocol: StudyProtocol, plan: RoundPlan, noise: StudyNoise, site: str) -> list[Spend]:
+    """What the study still plans here after this exchange: a study that cannot be finished is not begun.
+
+    Folds come in the order of names, so that a hospital knows whether the one without it is over.
+    """
+    return still_planned(protocol, noise, plan.round, plan.fold is not None and site < plan.fold)
 
 
 def _own_sheet(plan: RoundPlan, config: SiteConfig) -> str:

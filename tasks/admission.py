@@ -32,7 +32,8 @@ def check_envelope(envelope: UpdateEnvelope, plan: RoundPlan, plan_digest: str, 
 
     Raises:
         ConsiliumError: E504, another study, protocol, round, plan or site; E503, another base model;
-            E305, a code version that the plan does not accept; E511, another data sheet.
+            E305, a code version that the plan does not accept; E511, another data sheet; E501, tensors of a
+            local model.
     """
     wanted = {
         "study": plan.study,
@@ -48,6 +49,8 @@ def check_envelope(envelope: UpdateEnvelope, plan: RoundPlan, plan_digest: str, 
         raise ConsiliumError("E503", f"base model {envelope.base_model}, expected {plan.base_model}")
     if envelope.code_version not in plan.code_versions:
         raise ConsiliumError("E305", f"code {envelope.code_version}, expected one of {plan.code_versions}")
+    if plan.kind == "local" and (envelope.tensors, envelope.tensor_bytes) != (None, None):
+        raise ConsiliumError("E501", "tensors of a local model, which stays at its hospital")
     entry = plan.entry(site)
     if entry is None:
         raise ConsiliumError("E306", f"site {site!r} is not on the roster")
@@ -59,8 +62,10 @@ def check_tensors(exchange: DirectoryExchange, envelope: UpdateEnvelope, expecte
     """Check the tensors that an envelope names.
 
     Raises:
-        ConsiliumError: E509, missing or of another size; else as `check_file`.
+        ConsiliumError: E509, none named, missing or of another size; else as `check_file`.
     """
+    if envelope.tensors is None:
+        raise ConsiliumError("E509", f"the answer of {envelope.site!r} names no tensors")
     path = exchange.path_of(envelope.tensors)
     if not path.is_file() or path.stat().st_size != envelope.tensor_bytes:
         raise ConsiliumError("E509", f"digest {envelope.tensors}, {envelope.tensor_bytes} bytes")

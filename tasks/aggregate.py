@@ -54,6 +54,12 @@ def weight_of(protocol: StudyProtocol, declared_size: int) -> float:
     return float(declared_size) if protocol.strategy.weights == "declared" else 1.0
 
 
+def admitted_file(exchange: DirectoryExchange, envelope: UpdateEnvelope, weight: float) -> Admitted:
+    """Open the tensors of an update that was admitted."""
+    assert envelope.tensors is not None, "admission wants tensors of everything but a local model"
+    return Admitted(envelope.site, weight, TensorFile(exchange.path_of(envelope.tensors)))
+
+
 def aggregate(
     home: CoordinatorHome,
     protocol: StudyProtocol,
@@ -71,7 +77,7 @@ def aggregate(
     """
     exchange = DirectoryExchange(home.exchange)
     ordered = sorted(updates, key=lambda e: e.site)
-    admitted = [Admitted(e.site, weights[e.site], TensorFile(exchange.path_of(e.tensors))) for e in ordered]
+    admitted = [admitted_file(exchange, e, weights[e.site]) for e in ordered]
     if plan.kind == "statistics":
         from models.registry import initial_state  # torch: only here, so that every other round starts fast
 

@@ -14,6 +14,7 @@ from contracts.study import StudyProtocol, parse_study
 from durable.files import locked, read_json, write_json
 from privacy.promise import check_mechanism
 from strategies.registry import strategy_of
+from tasks.amendments import check_amendment
 from tasks.home import CoordinatorHome
 
 
@@ -24,14 +25,15 @@ class Head(Contract):
     protocol_hash: Digest
     version: Count = 0
     status: Literal["registered", "running", "finished", "released", "rejected"] = "registered"
-    round: Count  # the round that is open, or comes next
+    round: Count  # the exchange that is open, or comes next; see contracts.schedule
     plan: Digest | None = None  # of the exchange that is open: a round, or a release's evaluation
     refusals: Count = 0  # of this round for want of a quorum
     reason: Text | None = None  # why the study waits or was rejected
-    model: Digest | None = None  # global model after the last closed round
+    model: Digest | None = None  # global model after the last closed round of training
     optimiser: Digest | None = None  # coordinator's kept state beside it
     threshold: Probability | None = None  # locked after training, where the protocol has a rule for it
-    folds: dict[SiteName, Digest] = {}  # leave-one-site-out: the model that a hospital had no part in
+    fold_sites: list[SiteName] = []  # leave-one-site-out: whom it leaves out in turn, frozen after training
+    folds: dict[SiteName, Digest] = {}  # the finished model that a hospital had no part in
     runs: dict[str, Count] = {}  # Airflow run id -> the round it was bound to
     evaluation: Digest | None = None  # release: plan under which the sites evaluated the final model
     verification: Digest | None = None  # release: plan under which they verified the exported model
@@ -98,11 +100,14 @@ def register_study(home: CoordinatorHome, protocol: StudyProtocol) -> Head:
 
     Raises:
         ConsiliumError: E101, another protocol is registered under this name; E406, E414, E415, the study
-            promises what its strategy, its sampler or its divisor cannot keep.
+            promises what its strategy, its sampler or its divisor cannot keep; E111, E710, it may not amend
+            the study that it names.
     """
     check_mechanism(protocol)
     strategy_of(protocol)
     folder = home.study(protocol.study)
+    if not (folder / "head.json").exists():
+        check_amendment(home, protocol)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".head.lock"):
         if (folder / "head.json").exists():

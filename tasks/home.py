@@ -87,7 +87,7 @@ class CoordinatorHome:
 
     @property
     def releases(self) -> Path:
-        """Published releases: `<study>/<version>/`."""
+        """Published releases: `<product>/<version>/`."""
         return self.root / "releases"
 
     @property

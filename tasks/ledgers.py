@@ -10,9 +10,9 @@ from privacy.calibration import spend_of
 from privacy.excerpt import MAX_EXCERPT_BYTES, Excerpt, read_excerpt
 from tasks.exchange import DirectoryExchange, file_digest
 from tasks.federation import load_federation
+from tasks.folds import exchange_records
 from tasks.home import CoordinatorHome
 from tasks.roster import last_ledger_heads, note_ledger_heads
-from tasks.store import load_record
 
 _TOLERANCE = 1e-6  # of an epsilon that was sent as JSON
 
@@ -91,8 +91,7 @@ def owed_by(home: CoordinatorHome, protocol: StudyProtocol, site: str) -> list[t
     under that attempt's plan.
     """
     owed = []
-    for number in range(protocol.first_round, protocol.last_round + 1):
-        record = load_record(home, protocol.study, str(number))
+    for record in exchange_records(home, protocol):
         if record["noise_multiplier"] is None or site not in {line["site"] for line in record["updates"]}:
             continue
         plans = [attempt["plan"] for attempt in (*record.get("attempts", []), record)]

@@ -11,24 +11,25 @@ from typing import Any
 from contracts.errors import ConsiliumError
 from contracts.evaluation import EvaluationReport, SealedReport
 from contracts.plan import RoundPlan
-from contracts.release import Approval, GateResult, SitePrivacy
+from contracts.release import Approval, Change, GateResult, Lineage, RoundLineage, SitePrivacy
 from contracts.signing import open_signed
 from contracts.study import HospitalPrivacy, PatientPrivacy, StudyProtocol, threshold_of
 from contracts.version import CODE_VERSION
 from durable.files import read_json
 from privacy.accountant import Spend, epsilon
 from privacy.calibration import spend_of
-from release.directory import seal, write_candidate
+from release.directory import read_manifest, seal, write_candidate
 from release.export import export_onnx, model_metadata, parity, require_parity
 from release.facts import ReleaseFacts, largest_epsilon
 from release.golden import golden_rows
-from release.registry import next_version, register, releases
+from release.registry import register, releases
 from release.verify import verified, verify_release
 from tasks.answers import Answers, gather
 from tasks.central import COORDINATOR
 from tasks.exchange import DirectoryExchange
 from tasks.federation import load_federation
 from tasks.federation_ledger import federation_ledger, hospitals_privacy
+from tasks.folds import exchange_records
 from tasks.head import Head, advance, load_head, load_protocol, now
 from tasks.home import CoordinatorHome
 from tasks.ledgers import check_ledger, excerpt_bytes
@@ -45,6 +46,7 @@ from tasks.store import (
     save_plan,
     save_record,
 )
+from tasks.versions import data_of, previous_release, release_folder, version_and_change
 from validation.gates import judge as judge_gates
 from validation.gates import require
 from validation.pooling import metrics_tree
@@ -199,7 +201,7 @@ def export(home: CoordinatorHome, study: str, run_id: str, present: set[str]) ->
     threshold = threshold_of(protocol, head.threshold)
     facts = model_metadata(
         protocol,
-        release_id=f"{protocol.product_name}@v{version_of(home, protocol)}",
+        release_id=f"{protocol.product_name}@v{version_of(home, protocol)[0]}",
         model=head.model,
         epsilon=largest_epsilon(protocol, privacy),
         threshold=threshold,
@@ -236,9 +238,14 @@ def collect_verification(
     record = load_record(home, study, "evaluation")
     noise = study_noise(home, protocol)
     achievable = home.study(study) / "achievable.json"
+    version, change = version_of(home, protocol)
+    previous = previous_release(home, protocol)
     facts = ReleaseFacts(
         protocol=protocol,
-        version=version_of(home, protocol),
+        version=version,
+        change=change,
+        previous=previous.manifest if previous else None,
+        lineage=lineage_of(home, protocol),
         code_version=CODE_VERSION,
         rounds=protocol.rounds,
         model=head.model,
@@ -277,8 +284,9 @@ def publish(home: CoordinatorHome, study: str, run_id: str, approval: Approval) 
     key = release_key(home)
     published = published_release(home, study, head.candidate)
     if published is None:
-        published = home.releases / study / version_of(home, protocol)
-        seal(_folder(home, study) / "candidate", published, [approval], key, now())
+        candidate = _folder(home, study) / "candidate"
+        published = release_folder(home, protocol, read_manifest(candidate).version)
+        seal(candidate, published, [approval], key, now())
     checks = verify_release(published, key.public)
     if not verified(checks):
         failed = [f"{c.name}: {c.detail}" for c in checks if c.passed is False]
@@ -306,11 +314,31 @@ def published_release(home: CoordinatorHome, study: str, candidate: str) -> Path
     return None
 
 
-def version_of(home: CoordinatorHome, protocol: StudyProtocol) -> str:
-    """SemVer of the release at hand, from what changed since the study's last one."""
-    published = [r.manifest for r in releases(home.releases) if r.manifest.study == protocol.study]
+def version_of(home: CoordinatorHome, protocol: StudyProtocol) -> tuple[str, Change]:
+    """SemVer of the release at hand, and what changed since the product's release before.
+
+    Raises:
+        ConsiliumError: E710, a major change that was not planned.
+    """
     sites = [p.site for p in site_privacy(home, protocol)]
-    return next_version(published, protocol_hash=protocol.hash, sites=sites)
+    return version_and_change(home, protocol, lineage_of(home, protocol), sites)
+
+
+def lineage_of(home: CoordinatorHome, protocol: StudyProtocol) -> Lineage:
+    """From which data and through which exchanges the final model came."""
+    rounds = []
+    for number in range(protocol.first_round, protocol.last_round + 1):
+        record = load_record(home, protocol.study, str(number))
+        rounds.append(
+            RoundLineage(
+                round=number,
+                kind=record["kind"],
+                plan=record["plan"],
+                model=record["model"],
+                updates={line["site"]: line["tensors"] for line in record["updates"]},
+            )
+        )
+    return Lineage(data=data_of(home, protocol), rounds=rounds, environment="0" * 64)
 
 
 def site_privacy(
@@ -325,8 +353,7 @@ def site_privacy(
     federation = load_federation(home)
     named: dict[str, list[Spend]] = {}
     newest: dict[str, dict[str, Any]] = {}
-    for number in range(protocol.first_round, protocol.last_round + 1):
-        record = load_record(home, protocol.study, str(number))
+    for record in exchange_records(home, protocol):
         for attempt in (*record.get("attempts", []), record):
             for site in attempt["expected"]:
                 if attempt["noise_multiplier"] is not None:

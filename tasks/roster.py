@@ -7,10 +7,12 @@ from typing import Literal
 
 from contracts.datasheet import DataSheet
 from contracts.plan import RosterEntry, RoundPlan
+from contracts.schedule import deadline_of
 from contracts.study import StudyProtocol
 from contracts.version import CODE_VERSION
 from durable.files import locked, read_json, write_json
 from privacy.calibration import StudyNoise, calibrate
+from tasks.baselines import baselines_of
 from tasks.federation import load_federation
 from tasks.head import Head, now
 from tasks.home import CoordinatorHome
@@ -18,8 +20,8 @@ from tasks.intake import admitted_sheets
 from tasks.sealed import seal_key
 from tasks.store import load_sheet
 
-Kind = Literal["statistics", "training", "histogram", "evaluation", "verification"]
-NOISED = ("statistics", "training", "histogram")
+Kind = Literal["statistics", "training", "histogram", "local", "evaluation", "verification"]
+NOISED = ("statistics", "training", "histogram", "local")
 
 
 def eligible_sites(
@@ -58,8 +60,16 @@ def make_plan(
     *,
     attempt: int = 1,
     artefact: str | None = None,
+    base_model: str | None = None,
+    fold: str | None = None,
 ) -> RoundPlan:
-    """Write the plan of the next exchange for these sites."""
+    """Write the plan of the next exchange for these sites.
+
+    Args:
+        base_model: that the exchange starts from; the head's model when not given.
+        fold: the hospital that the model has no part in.
+    """
+    purpose = kind if fold is None else "fold"
     noise = study_noise(home, protocol) if kind in NOISED else None
     heads = last_ledger_heads(home)
     roster = [
@@ -75,16 +85,18 @@ def make_plan(
         round=head.round,
         attempt=attempt,
         rounds=protocol.rounds,
-        base_model=head.model,
+        base_model=head.model if base_model is None else base_model,
         artefact=artefact,
         roster=roster,
         code_versions=[CODE_VERSION],
-        noise_multiplier=None if noise is None else noise.of(kind),
+        noise_multiplier=None if noise is None else noise.of(purpose),
         expected_epsilon=None if noise is None else noise.epsilon,
         decision_threshold=None if kind in NOISED else head.threshold,
+        fold=fold,
         seal_key=seal_key(home).public if kind == "evaluation" else None,
+        baselines=baselines_of(home, protocol) if kind == "evaluation" else {},
         folds=head.folds if kind == "evaluation" else {},
-        deadline_seconds=protocol.deadline_seconds,
+        deadline_seconds=deadline_of(protocol, purpose),
         created=now(),
     )
 

@@ -1,7 +1,9 @@
-"""One round of a study at the coordinator: open it, close it, and what to ring when nothing moves.
+"""One exchange of a study at the coordinator: open it and close it.
 
-Every function acts on the head and on signed documents, never on the event that called it, so that a
-cleared, repeated or hand-started run does no harm (design section 3).
+A round of training, the statistics before it, the histogram after it, the local models and every round of a
+fold are opened and closed alike; `contracts.schedule` says which one a number is. Every function acts on the
+head and on signed documents, never on the event that called it, so that a cleared, repeated or hand-started
+run does no harm (design section 3).
 """
 
 from __future__ import annotations
@@ -13,26 +15,23 @@ from typing import Any, Literal
 
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
-from contracts.study import HospitalPrivacy, PatientPrivacy, StudyProtocol
+from contracts.schedule import Slot, last_exchange, most_folds
+from contracts.study import HospitalPrivacy, StudyProtocol
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
 from durable.files import locked
-from privacy.accountant import Spend, epsilon
-from privacy.calibration import spend_of
 from tasks import federation_ledger
+from tasks.account import Account, epsilon_of
 from tasks.admission import check_envelope, check_tensors
 from tasks.aggregate import Base, aggregate, expectation, weight_of
 from tasks.answers import Answers, gather
 from tasks.exchange import DirectoryExchange
-from tasks.head import Head, advance, load_head, load_protocol, now, registered_studies
+from tasks.folds import base_of, invited, left_out, made_of, quorum, slot_of
+from tasks.head import Head, advance, load_head, load_protocol, now
 from tasks.home import CoordinatorHome
-from tasks.presence import present_sites
 from tasks.roster import eligible_sites, make_plan, note_ledger_heads
-from tasks.store import load_plan, load_record, plan_text, put_tensors, save_answer, save_plan, save_record
+from tasks.store import load_plan, load_record, plan_text, save_answer, save_plan, save_record
 from tasks.threshold import decide_threshold
-
-IDLE_SECONDS = 20.0  # without activity before the watchdog rings
-LONGEST_DOUBLINGS = 8  # of that time, one for each refusal of the round: up to an hour and a half
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,9 @@ def open_round(home: CoordinatorHome, study: str, run_id: str, present: set[str]
     it is planned anew.
 
     Raises:
-        ConsiliumError: E506, fewer than `min_sites` hospitals are there to train; E401, E402, E407, E423,
-            E425, hospital-level privacy could not be kept.
+        ConsiliumError: E506, fewer than `min_sites` hospitals (in a fold one fewer) are there to train; E607,
+            more than leave-one-site-out was planned for; E401, E402, E407, E423, E425, hospital-level privacy
+            could not be kept.
     """
     head = load_head(home, study)
     if head.status not in ("registered", "running"):
@@ -70,38 +70,50 @@ def open_round(home: CoordinatorHome, study: str, run_id: str, present: set[str]
     if head.runs.get(run_id, head.round) < head.round:
         return OpenedRound(plan=None, reason=str(ConsiliumError("E508", f"round {head.runs[run_id]}")))
     protocol = load_protocol(home, study)
-    eligible, absent = eligible_sites(home, protocol, present)
+    slot = slot_of(protocol, head.round)
+    needed = quorum(protocol, slot)
+    everybody, absent = eligible_sites(home, protocol, present)
+    asked = invited(slot, head.fold_sites, set(everybody))
+    eligible = {site: everybody[site] for site in asked}
     runs = {**head.runs, run_id: head.round}
     attempt = 1
     if head.plan is not None:
         plan = load_plan(home, study, head.plan)
         reachable = ({entry.site for entry in plan.roster} & set(eligible)) - refused_before(home, head)
         current = CODE_VERSION in plan.code_versions
-        if (current and len(reachable) >= protocol.min_sites) or head.refusals == 0:
+        if (current and len(reachable) >= needed) or head.refusals == 0:
             advance(home, head, runs=runs, status="running")
-            roster = sorted(reachable) if len(reachable) >= protocol.min_sites else roster_of(plan)
+            roster = sorted(reachable) if len(reachable) >= needed else roster_of(plan)
             return OpenedRound(plan_text(home, study, head.plan), roster, f"round {head.round} resumed")
         attempt = plan.attempt + 1
-    if len(eligible) < protocol.min_sites:
-        reason = waiting(protocol, head.round, sorted(eligible), absent)
-        advance(home, head, reason=reason[:500])
-        raise ConsiliumError("E506", reason)
-    if isinstance(protocol.privacy, HospitalPrivacy):
-        try:
+    try:
+        check_number(protocol, slot, sorted(eligible), absent)
+        if isinstance(protocol.privacy, HospitalPrivacy):
             federation_ledger.check_before_round(home, protocol, head.round, len(eligible))
-        except ConsiliumError as error:
-            advance(home, head, reason=str(error)[:500])
-            raise
-    if head.model is None and head.round == 1:
-        head = advance(home, head, model=initial_model(home, protocol))
-    kind: Literal["statistics", "training", "histogram"] = "statistics" if head.round == 0 else "training"
-    if head.round > protocol.rounds:
-        kind = "histogram"
-    plan = make_plan(home, protocol, head, kind, eligible, attempt=attempt)
+    except ConsiliumError as error:
+        advance(home, head, reason=(error.detail if error.number == "E506" else str(error))[:500])
+        raise
+    base, fold = base_of(home, protocol, head, slot), left_out(slot, head.fold_sites)
+    plan = make_plan(
+        home, protocol, head, slot.kind, eligible, attempt=attempt, base_model=base.model, fold=fold
+    )
     digest = save_plan(home, plan)
-    save_record(home, study, str(head.round), opening_record(home, head, plan, digest, absent))
+    save_record(home, study, str(head.round), opening_record(home, base, plan, digest, absent))
     advance(home, head, runs=runs, status="running", plan=digest, reason=None)
     return OpenedRound(plan_text(home, study, digest), roster_of(plan), f"round {head.round} opened")
+
+
+def check_number(protocol: StudyProtocol, slot: Slot, eligible: list[str], absent: dict[str, str]) -> None:
+    """Check that enough hospitals are there for an exchange, and no more than the study was planned for.
+
+    Raises:
+        ConsiliumError: E506; E607, up to the last round of training, which decides who is left out.
+    """
+    most = most_folds(protocol)
+    if most and slot.number <= protocol.rounds and len(eligible) > most:
+        raise ConsiliumError("E607", f"{len(eligible)} hospitals, at most {most}: {', '.join(eligible)}")
+    if len(eligible) < quorum(protocol, slot):
+        raise ConsiliumError("E506", waiting(protocol, slot.number, eligible, absent, quorum(protocol, slot)))
 
 
 def refused_before(home: CoordinatorHome, head: Head) -> set[str]:
@@ -116,39 +128,39 @@ def roster_of(plan: RoundPlan) -> list[str]:
     return sorted(entry.site for entry in plan.roster)
 
 
-def waiting(protocol: StudyProtocol, round_number: int, eligible: list[str], absent: dict[str, str]) -> str:
+def waiting(
+    protocol: StudyProtocol,
+    round_number: int,
+    eligible: list[str],
+    absent: dict[str, str],
+    needed: int | None = None,
+) -> str:
     """Say why a round cannot open."""
     why = "; ".join(f"{site}: {reason}" for site, reason in sorted(absent.items()))
-    return f"round {round_number}: {len(eligible)} of at least {protocol.min_sites} sites ({why})"
-
-
-def initial_model(home: CoordinatorHome, protocol: StudyProtocol) -> str:
-    """Store the first global model of a study without federated statistics."""
-    from models.registry import initial_state  # torch: only here, so that every other round starts fast
-
-    return put_tensors(home, initial_state(protocol))
+    return f"round {round_number}: {len(eligible)} of at least {needed or protocol.min_sites} sites ({why})"
 
 
 def opening_record(
-    home: CoordinatorHome, head: Head, plan: RoundPlan, digest: str, absent: dict[str, str]
+    home: CoordinatorHome, base: Base, plan: RoundPlan, digest: str, absent: dict[str, str]
 ) -> dict[str, Any]:
     """The record of a round when it opens; earlier attempts at the same round are kept in it."""
     attempts = []
     if plan.attempt > 1:
-        earlier = load_record(home, plan.study, str(head.round))
+        earlier = load_record(home, plan.study, str(plan.round))
         attempts = [*earlier.pop("attempts", []), earlier]
     return {
         "study": plan.study,
         "protocol_hash": plan.protocol_hash,
         "round": plan.round,
         "kind": plan.kind,
+        **({} if plan.fold is None else {"fold": plan.fold}),
         "attempt": plan.attempt,
         "attempts": attempts,
         "plan": digest,
         "status": "open",
         "opened": plan.created,
         "base_model": plan.base_model,
-        "base_optimiser": head.optimiser,
+        "base_optimiser": base.optimiser,
         "noise_multiplier": plan.noise_multiplier,
         "expected": roster_of(plan),
         "absent": absent,
@@ -203,9 +215,10 @@ def _close(home: CoordinatorHome, study: str, run_id: str, results: dict[str, st
         "refused": answers.reasons(),
         "silent": answers.silent,
     }
-    if len(answers.documents) < protocol.min_sites:
+    needed = quorum(protocol, slot_of(protocol, head.round))
+    if len(answers.documents) < needed:
         reason = (
-            f"round {head.round}: {len(answers.documents)} updates, at least {protocol.min_sites} needed; "
+            f"round {head.round}: {len(answers.documents)} updates, at least {needed} needed; "
             f"{answers.summary()}"
         )
         save_record(home, study, str(head.round), {**record, "status": "refused", "reason": reason})
@@ -220,11 +233,10 @@ def _close(home: CoordinatorHome, study: str, run_id: str, results: dict[str, st
     updates = list(answers.documents.values())
     if isinstance(protocol.privacy, HospitalPrivacy):
         federation_ledger.reserve(home, protocol, plan, head.plan)
-    base = Base(plan.base_model, head.optimiser)
+    result = base = Base(plan.base_model, stored["base_optimiser"])
     if plan.kind == "histogram":
-        decided, result = decide_threshold(home, protocol, updates, plan.noise_multiplier), base
-        record |= decided.record(protocol)
-    else:
+        record |= decide_threshold(home, protocol, updates, plan.noise_multiplier).record(protocol)
+    elif plan.kind != "local":
         result = aggregate(home, protocol, plan, head.plan, base, updates, weights)
     record.pop("reason", None)  # of an attempt that missed the quorum
     record |= {
@@ -247,22 +259,21 @@ def _advanced(
     """Move the head behind the round whose record is stored."""
     if isinstance(protocol.privacy, HospitalPrivacy):
         federation_ledger.commit(home, record["plan"])
-    finished = head.round >= protocol.last_round
-    threshold = record.get("threshold", {})
+    slot, threshold = slot_of(protocol, head.round), record.get("threshold", {})
     undecided = ConsiliumError("E427", threshold["undecided"]) if "undecided" in threshold else None
+    result = made_of(protocol, head, slot, record)
+    finished = slot.number >= last_exchange(protocol, len(result.get("fold_sites", head.fold_sites)))
     advance(
         home,
         head,
-        round=head.round if finished else head.round + 1,
+        round=head.round if finished or undecided else head.round + 1,
         status="rejected" if undecided else "finished" if finished else "running",
         plan=None,
         refusals=0,
         reason=str(undecided)[:500] if undecided else None,
-        threshold=threshold.get("value"),
-        model=record["model"],
-        optimiser=record["optimiser"],
         # Bound to a round that no longer is the head's: a cleared run of the last round finds nothing to do.
         runs={**head.runs, run_id: head.round},
+        **result,
     )
     if undecided:
         raise undecided
@@ -285,7 +296,8 @@ def admit(
         try:
             check_envelope(envelope, plan, plan_digest, site)
             account.check(envelope)
-            check_tensors(exchange, envelope, expectation(home, protocol, plan, entry.declared_size))
+            if plan.kind != "local":
+                check_tensors(exchange, envelope, expectation(home, protocol, plan, entry.declared_size))
         except ConsiliumError as error:
             answers.refuse(site, error)
 
@@ -299,87 +311,6 @@ def update_line(envelope: UpdateEnvelope, digest: str, weight: float) -> dict[st
     return {**shown, "envelope": digest, "weight": weight}
 
 
-class Account:
-    """The coordinator's own account of a study: what the plans that a site answered must have cost it."""
-
-    def __init__(self, home: CoordinatorHome, protocol: StudyProtocol, plan: RoundPlan) -> None:
-        self.privacy = protocol.privacy if isinstance(protocol.privacy, PatientPrivacy) else None
-        self.spends: dict[str, list[Spend]] = {}
-        self._composed: dict[tuple[Spend, ...], float] = {}
-        if self.privacy is None:
-            return
-        assert plan.noise_multiplier is not None
-        for number in range(protocol.first_round, plan.round):
-            record = load_record(home, protocol.study, str(number))
-            for line in record["updates"]:
-                spend = spend_of(protocol, record["kind"], record["noise_multiplier"])
-                self.spends.setdefault(line["site"], []).append(spend)
-        self.own = spend_of(protocol, plan.kind, plan.noise_multiplier)
-
-    def check(self, envelope: UpdateEnvelope) -> None:
-        """Check that a site states the plan's mechanism and no less epsilon than its updates must have cost.
-
-        Raises:
-            ConsiliumError: E408.
-        """
-        if self.privacy is None:
-            return
-        stated = (envelope.sample_rate, envelope.noise_multiplier, envelope.planned_steps, envelope.delta)
-        expected = (self.own.sample_rate, self.own.noise_multiplier, self.own.steps, self.privacy.delta)
-        if stated != expected:
-            raise ConsiliumError("E408", f"(rate, sigma, steps, delta) {stated}, expected {expected}")
-        own = (*self.spends.get(envelope.site, []), self.own)
-        if own not in self._composed:
-            self._composed[own] = epsilon(list(own), self.privacy.delta, self.privacy.adjacency)
-        least = self._composed[own]
-        lineage = envelope.epsilon_lineage
-        if envelope.epsilon_study is None or lineage is None or lineage < envelope.epsilon_study - 1e-6:
-            raise ConsiliumError("E408", f"study {envelope.epsilon_study}, lineage {lineage}")
-        if envelope.epsilon_study < least - 1e-6:
-            raise ConsiliumError("E408", f"states {envelope.epsilon_study}, its updates cost {least:.4f}")
-
-
-def epsilon_of(protocol: StudyProtocol, updates: list[UpdateEnvelope]) -> dict[str, Any] | None:
-    """Epsilon of the study per site, as its own ledger states it and as was checked, and the maximum."""
-    if not isinstance(protocol.privacy, PatientPrivacy):
-        return None
-    sites = {e.site: e.epsilon_study for e in updates if e.epsilon_study is not None}
-    return {
-        "delta": protocol.privacy.delta,
-        "sites": sites,
-        "maximum": max(sites.values()),
-        "planned": protocol.privacy.epsilon,
-    }
-
-
 def seconds_since(timestamp: str) -> float:
     """Seconds from a contract timestamp until now."""
     return time.time() - datetime.strptime(timestamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
-
-
-def idle_studies(home: CoordinatorHome) -> dict[str, Literal["round", "finished"]]:
-    """Studies that should be moving and are not, and which of their bells the watchdog rings.
-
-    A study with a cron cadence waits for its cron. One short of sites is rung only once enough are there, and
-    one whose hospitals refuse is asked less and less often: what they refuse for may take a person to change.
-    A study whose files are damaged keeps no other from being rung.
-    """
-    idle: dict[str, Literal["round", "finished"]] = {}
-    present = present_sites(home)
-    for study in registered_studies(home):
-        try:
-            head, protocol = load_head(home, study), load_protocol(home, study)
-            eligible, _ = eligible_sites(home, protocol, present)
-        except ConsiliumError:
-            continue
-        waited = seconds_since(head.updated)
-        if len(eligible) < protocol.min_sites:
-            continue
-        if head.status == "running" and protocol.cadence != "cron":
-            open_since = head.plan is not None and head.refusals == 0
-            patience = IDLE_SECONDS * 2.0 ** min(head.refusals, LONGEST_DOUBLINGS)
-            if waited > patience + (protocol.deadline_seconds if open_since else 0):
-                idle[study] = "round"
-        elif head.status == "finished" and head.evaluation is None and waited > IDLE_SECONDS:
-            idle[study] = "finished"
-    return idle

@@ -11,12 +11,11 @@ from contracts.errors import ConsiliumError
 from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from privacy.histogram import Threshold
-from strategies.interface import Admitted
 from strategies.threshold import HISTOGRAM, summed_histogram, threshold_from
+from tasks.aggregate import admitted_file
 from tasks.exchange import DirectoryExchange
 from tasks.home import CoordinatorHome
 from tasks.store import put_tensors
-from tasks.tensors import TensorFile
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,7 @@ def decide_threshold(
     rule = protocol.threshold_rule
     assert rule is not None
     exchange = DirectoryExchange(home.exchange)
-    admitted = [
-        Admitted(e.site, 1.0, TensorFile(exchange.path_of(e.tensors)))
-        for e in sorted(updates, key=lambda e: e.site)
-    ]
+    admitted = [admitted_file(exchange, e, 1.0) for e in sorted(updates, key=lambda e: e.site)]
     total = summed_histogram(admitted)
     threshold, undecided = None, None
     try:

@@ -115,6 +115,7 @@ def update(privacy: dict, batch: int, number: int = 0, noise_multiplier: float |
         compute=Compute(accelerator="cpu"),
         sampling=stream(attempt, "sampling"),
         noise=stream(attempt, "noise"),
+        steps=protocol.training.steps,
     )
     sent = strategy_of(protocol).site(protocol, initial_state(protocol), {}, trainer).sent
     gradient = {name: torch.from_numpy(-change / LEARNING_RATE) for name, change in sent.items()}

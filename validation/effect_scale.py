@@ -11,7 +11,14 @@ import math
 from typing import Literal
 
 from contracts.evaluation import Estimate, MetricName
-from validation.meta_analysis import AUROC_PRIOR, RATIO_PRIOR, HalfNormal, RandomEffects
+from validation.meta_analysis import (
+    AUROC_PRIOR,
+    ODDS_PRIOR,
+    RATIO_PRIOR,
+    SLOPE_PRIOR,
+    HalfNormal,
+    RandomEffects,
+)
 from validation.proportion import Z
 
 Scale = Literal["logit", "log", "identity"]
@@ -29,8 +36,19 @@ SCALES: dict[MetricName, Scale] = {
     "observed_expected": "log",
 }
 
-# Metrics of which it is known how much hospitals differ; no others, for a prior must have a source.
-PRIORS: dict[MetricName, HalfNormal] = {"auroc": AUROC_PRIOR, "observed_expected": RATIO_PRIOR}
+# How much hospitals may differ, for a few of them: of AUROC counted, of the others weakly informative.
+PRIORS: dict[MetricName, HalfNormal] = {
+    "auroc": AUROC_PRIOR,
+    "auprc": ODDS_PRIOR,
+    "sensitivity": ODDS_PRIOR,
+    "specificity": ODDS_PRIOR,
+    "ppv": ODDS_PRIOR,
+    "npv": ODDS_PRIOR,
+    "alert_rate": ODDS_PRIOR,
+    "calibration_slope": SLOPE_PRIOR,
+    "calibration_intercept": ODDS_PRIOR,
+    "observed_expected": RATIO_PRIOR,
+}
 
 
 def to_scale(estimate: Estimate, scale: Scale) -> tuple[float, float] | None:

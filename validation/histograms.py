@@ -97,10 +97,19 @@ def calibration_slope_from_histogram(events: Floats, non_events: Floats, centres
         if np.linalg.eigvalsh(information)[0] <= 1e-12 * float(np.abs(total).sum()):
             return None
         step = np.linalg.solve(information, design.T @ (events - total * risk))
-        beta = beta + step * min(1.0, 2 / max(float(np.abs(step).max()), 1e-300))
+        before = _log_likelihood(design @ beta, events, total)
+        for halving in range(40):  # a full step from a far-off start can overshoot for ever
+            trial = beta + step * 0.5**halving
+            if _log_likelihood(design @ trial, events, total) >= before - 1e-12 * abs(before):
+                break
+        beta = trial
         if float(np.abs(step).max()) < 1e-10:
             return float(beta[1])
     return None
+
+
+def _log_likelihood(eta: Floats, events: Floats, total: Floats) -> float:
+    return float(np.sum(events * eta - total * np.logaddexp(0, eta)))
 
 
 def roc_points(events: Floats, non_events: Floats) -> list[tuple[float, float]]:

@@ -107,9 +107,7 @@ def heterogeneity(reports: Sequence[EvaluationReport]) -> dict[str, dict[str, fl
 def pooled_effect(parts: Sequence[Part], name: MetricName) -> RandomEffects | None:
     """Return a metric's random-effects mean on its scale; None where no hospital shows it with an error."""
     points = [point for p in parts if (point := _point(p, name, SCALES[name])) is not None]
-    return (
-        random_effects([x for x, _ in points], [v for _, v in points], PRIORS.get(name)) if points else None
-    )
+    return random_effects([x for x, _ in points], [v for _, v in points], PRIORS[name]) if points else None
 
 
 def _pooled(parts: Sequence[Part], name: MetricName) -> Estimate | None:

@@ -6,8 +6,9 @@ computed by subtraction: the counts of further groups, smallest first, are withh
 or itself meets the minimum cell (complementary suppression; Hundepool et al., Statistical Disclosure
 Control, 2012, ch. 4). Patients in no group (the feature is missing) belong to that rest.
 
-A group without counts still shows metrics, made uninvertible: no accuracy (k/n and its error give n back)
-and the others rounded, since an exact AUROC is a fraction whose denominator is events x non-events.
+A group without counts still shows metrics, made uninvertible (`uncounted`). What is decided at the threshold
+leaves of all groups of a subgroup or of none (`tables_may_leave`): withheld one by one, the last group's
+decisions would follow from the hospital's, and the rule by which others are withheld from who is not.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from contracts.evaluation import Estimate, MetricName
 from contracts.study import CategoricalFeature, StudyProtocol, Subgroup
+from validation.disclosure import TABLE_METRICS, rounded
 
 Disclosure = Literal["full", "uncounted", "withheld"]
 
@@ -69,15 +71,48 @@ def disclosure(
     return {g: "full" if g in counted else "uncounted" if g in shown else "withheld" for g in members}
 
 
-def rounded(metrics: dict[MetricName, Estimate]) -> dict[MetricName, Estimate]:
-    """Return the metrics of a group whose counts are withheld: no accuracy, three decimals."""
-    return {
-        name: Estimate(
-            **{key: None if v is None else round(v, 3) for key, v in estimate.model_dump().items()}
-        )
+def tables_may_leave(
+    members: dict[str, NDArray[np.bool_]],
+    alert: NDArray[np.bool_],
+    label: NDArray[np.int64],
+    level: dict[str, Disclosure],
+    minimum_cell: int,
+) -> bool:
+    """Say whether every group, and who is in none, holds the cell of right and wrong decisions in each class.
+
+    Args:
+        members: label -> bool [patients], disjoint groups.
+        alert: bool [patients], the decision.
+        label: int64 [patients], 0 or 1.
+        level: of `disclosure`; a group with patients must be counted.
+        minimum_cell: smallest count that may be known.
+    """
+    outside = ~np.any(list(members.values()), axis=0)
+    for group, mask in (*members.items(), ("", outside)):
+        if not mask.any():
+            continue
+        if level.get(group, "full") != "full":
+            return False
+        cells = [int((mask & (label == c) & (alert == a)).sum()) for c in (0, 1) for a in (False, True)]
+        if min(cells) < minimum_cell:
+            return False
+    return True
+
+
+def uncounted(metrics: dict[MetricName, Estimate]) -> dict[MetricName, Estimate]:
+    """Return the metrics of a group whose counts are withheld: three decimals, and none that gives n away.
+
+    An exact AUROC is a fraction over events x non-events; one of 0 or 1 has an interval that is Wilson's for
+    the smaller class; the error of O:E is a function of n and the events alone.
+    """
+    found: dict[MetricName, Estimate] = {
+        name: estimate
         for name, estimate in metrics.items()
-        if name != "accuracy"
+        if name not in TABLE_METRICS
+        and name != "observed_expected"
+        and not (name in ("auroc", "auprc") and round(estimate.value, 3) in (0.0, 1.0))
     }
+    return rounded(found, 3)
 
 
 def differenceable(

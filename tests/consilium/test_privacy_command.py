@@ -183,6 +183,23 @@ def test_a_study_without_a_federation_and_one_without_privacy(tmp_path: Path) ->
     assert code == 1 and json.loads(output)["error"]["number"] == "E422"
 
 
+def test_a_plan_shows_what_validation_trains_beside_the_model(tmp_path: Path) -> None:
+    """A hospital's own model, and the folds that it takes part in: one fewer than hospitals may come."""
+    further = study_file(tmp_path, rounds=2, validation={"local_model": True, "leave_one_site_out": 3})
+    code, output = run("plan", further, "--json")
+    facts = json.loads(output)
+    sigma = facts["noise_multiplier"]
+    assert code == 0 and sigma["local"] == sigma["fold"] == sigma["training"]
+    assert facts["projection"][-1]["epsilon"] == facts["epsilon_planned"] <= 2.0
+    code, output = run("plan", further)
+    rows = [" ".join(line.split()[:4]) for line in output.splitlines()]
+    for name in ("round 2", "local", "fold 1 round 1", "fold 2 round 2"):
+        assert any(row.startswith(name) for row in rows), name
+    assert "fold 3" not in output
+    plain = json.loads(run("plan", study_file(tmp_path, rounds=2), "--json")[1])["noise_multiplier"]
+    assert plain["local"] is None and plain["fold"] is None and plain["training"] < sigma["training"]
+
+
 def test_hospital_privacy_is_planned_too(tmp_path: Path) -> None:
     training = study_fields()["training"] | {"normalisation": "declared"}
     privacy = {"mode": "site", "epsilon": 8.0, "delta": 1e-3, "max_update_norm": 1.0}

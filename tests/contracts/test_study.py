@@ -272,4 +272,3 @@ def test_the_threshold_is_the_protocols_number_or_the_locked_one() -> None:
 def test_a_rule_adds_one_exchange_after_the_last_round() -> None:
     fixed, rule = tiny_study(), tiny_study(decision_threshold={"alert_rate": 0.1})
     assert (fixed.last_round, rule.last_round) == (2, 3)
-    assert [rule.round_title(n) for n in (0, 2, 3)] == ["round 0 of 2", "round 2 of 2", "decision threshold"]

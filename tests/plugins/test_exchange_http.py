@@ -109,6 +109,20 @@ def test_a_site_gets_the_model_of_its_plan_and_nothing_else(served: Served, tmp_
     assert not (tmp_path / "nothing").exists()
 
 
+def test_a_site_gets_the_models_that_it_compares_with_and_no_other_hospitals_fold(
+    served: Served, tmp_path: Path
+) -> None:
+    """The earlier releases, and the model that was trained without this very hospital."""
+    store = DirectoryExchange(served.home.exchange)
+    first, own, other = (store.put(served.update(value)) for value in (3.0, 4.0, 5.0))
+    served.make_plan(kind="evaluation", baselines={"first": first}, folds={"ash": own, "birch": other})
+    for digest in (first, own):
+        served.site("ash").get(digest, tmp_path / digest)
+    for site, digest in (("ash", other), ("birch", own), ("cedar", first)):
+        with pytest.raises(ConsiliumError, match="E804"):
+            served.site(site).get(digest, tmp_path / "nothing")
+
+
 def _second(served: Served) -> None:
     served.site("ash").put(served.update(), served.plan)
     served.site("ash").put(served.update(2.0), served.plan)
@@ -125,6 +139,10 @@ def _unknown_plan(served: Served) -> None:
 def _closed_plan(served: Served) -> None:
     old, served.plan = served.plan, served.make_plan(round=2)
     served.site("ash").put(served.update(), old)
+
+
+def _local(served: Served) -> None:
+    served.site("ash").put(served.update(), served.make_plan(kind="local"))
 
 
 def _verification(served: Served) -> None:
@@ -149,6 +167,19 @@ def _others_key(served: Served) -> None:
     thief.put(served.update(), served.plan)
 
 
+def test_a_site_gets_the_earlier_releases_that_its_evaluation_is_compared_with(
+    served: Served, tmp_path: Path
+) -> None:
+    earlier = DirectoryExchange(served.home.exchange).put(served.update(7.0))
+    with pytest.raises(ConsiliumError, match="E804"):
+        served.site("ash").get(earlier, tmp_path / "got")
+    served.make_plan(kind="evaluation", baselines={"previous": earlier})
+    served.site("ash").get(earlier, tmp_path / "got")
+    assert (tmp_path / "got").read_bytes() == served.update(7.0).read_bytes()
+    with pytest.raises(ConsiliumError, match="E804"):
+        served.site("cedar").get(earlier, tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     "attempt",
     [
@@ -156,6 +187,7 @@ def _others_key(served: Served) -> None:
         _off_roster,
         _unknown_plan,
         _closed_plan,
+        _local,
         _verification,
         _unsigned_plan,
         _too_large,

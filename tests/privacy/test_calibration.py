@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import privacy.calibration as calibration
 from contracts.errors import ConsiliumError
+from contracts.schedule import slots
 from contracts.study import Adjacency, StudyProtocol, parse_study
 from privacy.accountant import Spend, epsilon, epsilon_gaussian
-from privacy.calibration import calibrate, check_delta, planned_spends, projection, spend_of
+from privacy.calibration import calibrate, check_delta, planned_spends, projection, spend_of, still_planned
 
 
 def protocol(rounds: int = 20, **changes: Any) -> StudyProtocol:
@@ -166,3 +169,69 @@ def test_a_delta_that_would_lose_a_patient_is_refused() -> None:
         with pytest.raises(ConsiliumError) as error:
             check_delta(protocol(), declared)
         assert error.value.number == "E403"
+
+
+FURTHER = {"local_model": True, "leave_one_site_out": 4}
+
+
+@pytest.mark.parametrize(
+    ("validation", "models"),
+    [({}, 1), ({"local_model": True}, 2), ({"leave_one_site_out": 4}, 4), (FURTHER, 5)],
+)
+def test_what_validation_trains_is_part_of_what_the_study_costs(validation: Any, models: int) -> None:
+    """One more model for the hospital's own, and one for every other hospital that is left out."""
+    study = protocol(rounds=4, validation=validation, decision_threshold={"sensitivity": 0.9})
+    noise = calibrate(study)
+    spends = planned_spends(study, noise)
+    assert noise.epsilon == epsilon(spends, 1e-4) <= 3.0
+    assert sum(s.steps for s in spends if s.noise_multiplier == noise.training) == models * 4 * 10
+    less = [replace(s, noise_multiplier=0.999 * s.noise_multiplier) if s.steps > 1 else s for s in spends]
+    assert epsilon(less, 1e-4) > 3.0
+    plain = calibrate(protocol(rounds=4, decision_threshold={"sensitivity": 0.9}))
+    assert (noise.statistics, noise.histogram) == (plain.statistics, plain.histogram)
+    assert (noise.training > plain.training) == (models > 1)
+    assert (noise == plain) == (models == 1)
+
+
+@pytest.mark.parametrize("site", ["ash", "birch", "cedar", "dogwood"])
+@pytest.mark.parametrize("rule", [{"alert_rate": 0.1}, 0.5])
+def test_what_was_spent_and_what_is_still_planned_is_the_whole_study_at_every_hospital(
+    site: str, rule: Any
+) -> None:
+    """Wherever in the order the fold without the hospital comes: it spends nothing then."""
+    study = protocol(rounds=3, validation=FURTHER, decision_threshold=rule)
+    noise, names = calibrate(study), ["ash", "birch", "cedar", "dogwood"]
+
+    def total(spends: list[Spend]) -> Counter[tuple[float, float]]:
+        steps: Counter[tuple[float, float]] = Counter()
+        for spend in spends:
+            steps[spend.sample_rate, spend.noise_multiplier] += spend.steps
+        return steps
+
+    spent: list[Spend] = []
+    for slot in slots(study, 4):
+        if slot.fold is not None and names[slot.fold] == site:
+            continue
+        sigma = noise.of(slot.purpose)
+        assert sigma is not None
+        spent.append(spend_of(study, slot.kind, sigma))
+        past = slot.fold is not None and site < names[slot.fold]
+        still = still_planned(study, noise, slot.number, past)
+        assert total([*spent, *still]) == total(planned_spends(study, noise))
+    assert still == []
+
+
+def test_a_projection_names_the_folds_that_a_hospital_trains_in() -> None:
+    study = protocol(rounds=2, validation=FURTHER)
+    points = projection(study, calibrate(study))
+    told = [(p.kind, p.round, p.fold) for p in points]
+    assert told[:4] == [
+        ("statistics", 0, None), ("training", 1, None), ("training", 2, None), ("local", 2, None)
+    ]  # fmt: skip
+    assert told[4:] == [("fold", r, f) for f in (1, 2, 3) for r in (1, 2)]
+    assert [p.number for p in points] == list(range(1, 11))
+
+
+def test_a_plan_for_what_the_study_does_not_plan_has_no_noise() -> None:
+    noise = calibrate(protocol())
+    assert noise.of("local") is None and noise.of("fold") is None and noise.of("evaluation") is None

@@ -53,3 +53,12 @@ def test_a_list_is_the_declared_exception(tmp_path):
         holdout_patients(KEY, protocol, ["1"], None)
     with pytest.raises(ConsiliumError, match="E201"):
         holdout_patients(KEY, protocol, ["1"], tmp_path / "absent.csv")
+
+
+def test_an_amendment_holds_out_the_patients_that_the_study_before_held_out():
+    patients = [f"p{i}" for i in range(500)]
+    first = tiny_study()
+    amended = tiny_study(study="tiny-2", product="tiny", amends=first.hash)
+    held = holdout_patients(KEY, first, patients, None)
+    assert holdout_patients(KEY, amended, patients, None) == held
+    assert holdout_patients(KEY, tiny_study(study="tiny-2"), patients, None) != held

@@ -288,6 +288,12 @@ def test_state_kept_by_round_is_not_set_back_by_a_task_that_is_run_again(private
     assert kept_state(home, simulation.protocol, 3)["clip"] == 2.0
     assert kept_state(home, simulation.protocol, 2)["clip"] == 1.0
     assert kept_state(home, simulation.protocol, 1) == {}
+    # The model of a fold begins with nothing, and keeps its own.
+    assert kept_state(home, simulation.protocol, 5, "elm") == {}
+    restore_state(home, simulation.protocol, 5, "1" * 64, "elm")
+    assert kept_state(home, simulation.protocol, 6, "elm")["clip"] == 1.0
+    assert kept_state(home, simulation.protocol, 6)["clip"] == 2.0
+    assert kept_state(home, simulation.protocol, 6, "oak") == {}
 
 
 def test_delta_must_be_below_one_over_the_declared_size(tmp_path):

@@ -36,6 +36,7 @@ from tasks.federation import coordinator_key
 from tasks.head import load_head
 from tasks.replay import replay
 from tasks.rounds import close_round
+from tasks.sealed import seal_key
 from tasks.store import get_tensors, load_record
 from tests.factories import (
     PRIVACY,
@@ -97,7 +98,7 @@ def test_what_is_spent_and_what_is_still_planned_is_always_the_whole_study(chang
     spent: list[Spend] = []
     for number, kind in enumerate(kinds):
         spent.append(spend_of(protocol, kind, noise.of(kind)))
-        still = remaining(protocol, plan_of(protocol, kind, number), noise)
+        still = remaining(protocol, plan_of(protocol, kind, number), noise, "ash")
         assert steps([*spent, *still]) == steps(planned)
     assert still == []
 
@@ -129,14 +130,14 @@ def test_a_hospital_answers_for_one_threshold(tmp_path, changes, number):
     protocol, home = ruled(), SiteHome(tmp_path / "ash")
     home.state("tiny").mkdir(parents=True)
     first = {"base_model": ZERO, "decision_threshold": 0.32}
-    remember_evaluation(home, protocol, plan_of(protocol, "evaluation", 3, **first), ZERO)
+    remember_evaluation(home, protocol, plan_of(protocol, "evaluation", 3, **first), ZERO, "ash")
     for kind in ("evaluation", "verification"):
         again = plan_of(protocol, kind, 3, **(first | {"artefact": ZERO} | changes))
         if number is None:
-            remember_evaluation(home, protocol, again, ZERO)
+            remember_evaluation(home, protocol, again, ZERO, "ash")
         else:
             with pytest.raises(ConsiliumError, match=number):
-                remember_evaluation(home, protocol, again, ZERO)
+                remember_evaluation(home, protocol, again, ZERO, "ash")
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +255,11 @@ def test_a_histogram_plan_that_does_not_fit_is_refused_and_nothing_is_spent(priv
 @pytest.mark.slow
 def test_an_evaluation_without_the_locked_threshold_is_refused(private):
     simulation, plan = private
-    asked = {"kind": "evaluation", "noise_multiplier": None}
+    asked = {
+        "kind": "evaluation",
+        "noise_multiplier": None,
+        "seal_key": seal_key(simulation.coordinator).public,
+    }
     assert refused(simulation, evaluate, resigned(simulation, plan, **asked)) == "E426"
     with_one = asked | {"decision_threshold": 0.3, "attempt": 2}
     evaluate(simulation.sites["ash"], resigned(simulation, plan, **with_one), exchange(simulation))

@@ -14,8 +14,9 @@ from contracts.signing import SigningKey, to_text
 from tasks.head import advance, load_head
 from tasks.replay import replay
 from tasks.roster import last_ledger_heads, note_ledger_heads
-from tasks.rounds import close_round, idle_studies, open_round
+from tasks.rounds import close_round, open_round
 from tasks.store import get_tensors, load_record
+from tasks.watchdog import idle_studies
 from tests.factories import (
     TinyFederation,
     honest_answer,
@@ -281,7 +282,7 @@ def test_the_ledger_of_an_update_that_missed_its_quorum_is_remembered(tmp_path):
 
 def test_a_study_whose_hospitals_refuse_is_rung_less_and_less_often(federation, monkeypatch):
     open_next(federation, "run")
-    monkeypatch.setattr("tasks.rounds.present_sites", lambda home: set(federation.keys))
+    monkeypatch.setattr("tasks.watchdog.present_sites", lambda home: set(federation.keys))
     waits = []
     for refusals in range(4):
         head = load_head(federation.home, "tiny")
@@ -293,5 +294,5 @@ def test_a_study_whose_hospitals_refuse_is_rung_less_and_less_often(federation, 
 
 def rings(federation, monkeypatch, seconds: float) -> bool:
     """Say whether the watchdog rings the study after so many seconds without activity."""
-    monkeypatch.setattr("tasks.rounds.seconds_since", lambda timestamp: seconds)
+    monkeypatch.setattr("tasks.watchdog.seconds_since", lambda timestamp: seconds)
     return "tiny" in idle_studies(federation.home)

@@ -7,7 +7,15 @@ import pytest
 from scipy.stats import norm
 from statsmodels.stats.meta_analysis import combine_effects
 
-from validation.meta_analysis import AUROC_PRIOR, DIFFERENCE_PRIOR, FEW, RATIO_PRIOR, random_effects
+from validation.meta_analysis import (
+    AUROC_PRIOR,
+    DIFFERENCE_PRIOR,
+    FEW,
+    ODDS_PRIOR,
+    RATIO_PRIOR,
+    SLOPE_PRIOR,
+    random_effects,
+)
 
 # Borenstein et al., Introduction to Meta-Analysis (2009), data set 1: Hedges' g of six studies.
 EFFECTS = [0.095, 0.277, 0.367, 0.664, 0.462, 0.185]
@@ -104,12 +112,22 @@ def test_without_a_prior_few_hospitals_predict_almost_nothing_or_nothing():
     assert wide.new_site()[1] - wide.new_site()[0] > 3 * (informed.new_site()[1] - informed.new_site()[0])
 
 
-@pytest.mark.parametrize(("sites", "prior"), [(5, None), (3, AUROC_PRIOR)])
-def test_pooled_interval_covers_the_mean_of_differing_hospitals(sites, prior):
+@pytest.mark.parametrize(
+    ("sites", "prior", "tau"),
+    [
+        (5, None, 0.3),
+        (3, AUROC_PRIOR, 0.3),
+        (2, ODDS_PRIOR, 0.8),
+        (4, ODDS_PRIOR, 0.3),
+        (3, SLOPE_PRIOR, 0.0),
+        (3, SLOPE_PRIOR, 0.4),
+    ],
+)
+def test_pooled_interval_covers_the_mean_of_differing_hospitals(sites, prior, tau):
     draw, covered, runs = np.random.default_rng(0), 0, 1500
     for _ in range(runs):
         variances = draw.uniform(0.01, 0.06, sites)
-        y = draw.normal(1.0, 0.3, sites) + draw.normal(0, np.sqrt(variances))
+        y = draw.normal(1.0, tau, sites) + draw.normal(0, np.sqrt(variances))
         low, high = random_effects(y, variances, prior).interval()
         covered += low <= 1.0 <= high
     assert covered / runs >= 0.94

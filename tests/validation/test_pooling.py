@@ -27,8 +27,9 @@ def test_accuracy_and_brier_pool_as_if_the_scores_lay_together():
         reports.append(report(site, **evaluate(p[rows], y[rows], x[rows], study, 5)))
     together = evaluate(p, y, x, study, 5)["metrics"]
     pooled = pool(reports)
-    assert pooled["accuracy"] == together["accuracy"]
-    assert pooled["brier"].value == pytest.approx(together["brier"].value, abs=1e-12)
+    # Up to the four decimals in which a hospital's metrics leave.
+    assert pooled["accuracy"].value == pytest.approx(together["accuracy"].value, abs=1e-4)
+    assert pooled["brier"].value == pytest.approx(together["brier"].value, abs=1e-4)
     assert pooled["auroc"].value == pytest.approx(together["auroc"].value, abs=0.02)
 
 
