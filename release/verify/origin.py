@@ -15,10 +15,10 @@ def lineage(release: Opened) -> str:
     """Each hospital's data sheet is the one that the lineage names, and accepted for this protocol (E701)."""
     data = release.manifest.lineage.data
     sheets = {file.path for file in release.manifest.files if file.path.startswith(f"{DATA_SHEETS}/")}
+    if not sheets and not SHEETS_REQUIRED:
+        raise NotThere("the release holds no data sheet")
     if sheets != {f"{DATA_SHEETS}/{one.site}.json" for one in data}:
         raise ConsiliumError("E703", f"the lineage names {[d.site for d in data]}, there is {sorted(sheets)}")
-    if not data and not SHEETS_REQUIRED:
-        raise NotThere("the manifest names no data")
     absent = sorted(set(release.manifest.sites) - {one.site for one in data})
     if absent:
         raise ConsiliumError("E703", f"no data sheet of {', '.join(absent)}")
