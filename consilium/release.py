@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,11 +11,10 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from consilium import release_approval, release_diff, release_rollback
-from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
+from consilium import release_approval, release_diff, release_rollback, release_verify
+from consilium.output import Json, print_json, reporting_refusals, screen
 from contracts.errors import ConsiliumError
 from contracts.release import ReleaseManifest
-from contracts.signing import SigningKey
 
 app = typer.Typer(no_args_is_help=True, help="List, show, compare and verify releases.")
 
@@ -109,7 +107,7 @@ def copy(
         shutil.copytree(found.path, target)
         if key_file is not None:
             key_file.parent.mkdir(parents=True, exist_ok=True)
-            key_file.write_text(_trusted_key(None, target) + "\n", encoding="utf-8")
+            key_file.write_text(release_verify.own_public_key().pem, encoding="ascii")
         if json:
             print_json(_summary(target, found.manifest))
         else:
@@ -120,49 +118,8 @@ app.command("diff")(release_diff.diff)
 app.command("rollback")(release_rollback.rollback)
 
 
-@app.command()
-def verify(
-    directory: Directory,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|TEXT",
-            help="The coordinator's public key. Default: the coordinator of this home. Never one in DIR.",
-        ),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Verify a release offline: exit code 0 only if every check passed."""
-    from release.verify import verified, verify_release
-
-    with reporting_refusals(json):
-        trusted = _trusted_key(key, directory)
-        checks = verify_release(directory, trusted)
-        good = verified(checks)
-        if json:
-            print_json(
-                {
-                    "path": str(directory.absolute()),
-                    "verified": good,
-                    "trusted_key": trusted,
-                    "checks": [
-                        {"name": c.name, "passed": c.passed, "detail": c.detail, "number": c.number}
-                        for c in checks
-                    ],
-                }
-            )
-            raise typer.Exit(0 if good else 1)
-        table = Table("check", "result", "detail")
-        marks = {True: "[green]passed[/]", False: "[bold red]failed[/]", None: "[yellow]not checked[/]"}
-        for check in checks:
-            number = f"{check.number}: " if check.passed is False else ""
-            table.add_row(check.name, marks[check.passed], f"{number}{check.detail}")
-        screen.print(table)
-        if good:
-            screen.print(f"[bold green]Verified.[/] {directory}")
-            return
-        # The first failure is the reason: what follows it may only be its consequence.
-        next(check for check in checks if check.passed is False).require()
+app.command("verify")(release_verify.verify)
+app.command("rotate-key")(release_verify.rotate_key)
 
 
 def _summary(path: Path, manifest: ReleaseManifest) -> dict[str, Any]:
@@ -223,27 +180,3 @@ def _print_manifest(manifest: ReleaseManifest) -> None:
     for file in manifest.files:
         files.add_row(file.path, str(file.size), file.sha256)
     screen.print(files)
-
-
-def _trusted_key(given: str | None, directory: Path) -> str:
-    """The key to trust: the one given, or that of this home's coordinator; never one from the release.
-
-    Raises:
-        ConsiliumError: E801.
-    """
-    if given is None:
-        private = home_folder() / "coordinator" / "keys" / "sign.pem"
-        if not private.exists():
-            raise ConsiliumError("E801", "this home has no coordinator; give its public key with --key")
-        return SigningKey.load("coordinator", private).public
-    file = Path(given)
-    if len(given) != 43 or file.exists():
-        if file.resolve().is_relative_to(directory.resolve()):
-            raise ConsiliumError("E801", f"{given} is inside the release: it proves nothing")
-        try:
-            given = file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConsiliumError("E801", f"{file}: {error}") from error
-    if re.fullmatch(r"[A-Za-z0-9_-]{43}", given) is None:
-        raise ConsiliumError("E801", f"{given[:60]!r} is no public key, expected 43 base64url characters")
-    return given

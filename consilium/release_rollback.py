@@ -18,14 +18,14 @@ def rollback(
     json: Json = False,
 ) -> None:
     """Make an earlier release current again; nothing is deleted, and who, why and when is kept."""
-    from consilium.release import _trusted_key
     from consilium.release_lookup import coordinator_folder, release_named
+    from consilium.release_verify import own_trust
     from release.registry import rollback as go_back
     from release.verify import verified, verify_release
     from tasks.head import now
 
     def verify(path: Path) -> None:
-        checks = verify_release(path, _trusted_key(None, path))
+        checks = verify_release(path, *own_trust())
         if not verified(checks):
             next(check for check in checks if check.passed is False).require()
 

@@ -1,19 +1,7 @@
-"""The release directory: written whole as a candidate, approved by digest, sealed with the coordinator's key.
+"""The release directory: written whole as a candidate, approved by digest, signed with the release key.
 
-```
-model.onnx         the model: raw clinical units in, probability and out_of_range out
-manifest.json      canonical JSON of ReleaseManifest: facts, gates, SHA-256 of every other file, approval
-manifest.sig       Ed25519 over manifest.json by the coordinator (sealed releases only)
-study.json         canonical JSON of the protocol; its SHA-256 is the protocol hash
-validation.json    metrics pooled and by hospital, gates, calibration, parity
-validation.html    the same for a reader
-dp_statement.md    what privacy is promised, and what is not; dp_statement.json: the same numbers
-ledgers/           one excerpt of a privacy ledger for each hospital, from which its epsilon is composed anew
-golden.json        inputs and outputs by which a deployment checks itself
-README.txt         how to verify
-```
-
-A directory appears under its name complete or not at all: it is written beside it and renamed.
+What is in it stands in `release.contents`. A directory appears under its name complete or not at all: it is
+written beside it and renamed.
 """
 
 from __future__ import annotations
@@ -23,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,33 +20,34 @@ from pydantic import ValidationError
 from contracts.canonical import canonical_json, sha256
 from contracts.errors import ConsiliumError
 from contracts.release import Approval, ModelInput, ReleaseFile, ReleaseManifest
-from contracts.signing import Signed, SigningKey, first_problem
+from contracts.signing import first_problem
 from contracts.study import CategoricalFeature, StudyProtocol
+from release.contents import DATA_SHEETS, EVENTS, MANIFEST, REGULATORY
 from release.dp_statement import dp_statement, statement
 from release.export import OPSET
 from release.facts import ReleaseFacts
 from release.golden import golden_document
-from release.ledgers import FOLDER
+from release.ledgers import FOLDER as LEDGERS
+from release.signature import ReleaseKey
 
-MANIFEST = "manifest.json"
-SIGNATURE = "manifest.sig"
-SIGNER = "coordinator"
+# Further files of a release by path, from the facts and the files written so far (release.dossier.assemble).
+DossierFiles = Callable[[ReleaseFacts, Mapping[str, bytes]], Mapping[str, bytes]]
 
 _README = """\
 {title}
-release {version} of study {study}
+release {version} of {product}, study {study}
 
-Regulatory status: investigational, not cleared.
+Regulatory status: {regulatory}.
 Decision support for the intended use in manifest.json; read validation.html before installing.
 
 How to verify (offline; needs consilium with its `verify` extra, no torch, no Airflow):
 
-    consilium release verify DIR --key COORDINATOR_PUBLIC_KEY
+    consilium release verify DIR --key release.pub.pem
 
-Get the coordinator's public key (43 characters) from the coordinator by another way than this folder. A
-key found inside or beside a release proves nothing. The command exits with 0 only if the signature is by
-that key, every file is the one that was signed, the approval is for exactly these files, every acceptance
-gate passed, and the model answers the golden rows.
+Get the coordinator's public key from the coordinator by another way than this folder. A key found inside or
+beside a release proves nothing. The command exits with 0 only if the signature over this whole directory is
+by that key, every file is the one that was signed, the approvals are for exactly these files, every
+acceptance gate passed, and the model answers the golden rows.
 
 model.onnx takes `features` float32 [patients, {width}] in the order, units and ranges of manifest.json
 ("inputs"), NaN for missing, and returns `probability` and `out_of_range`. Do not act on the probability of a
@@ -67,8 +56,10 @@ row that is out of range: training could not have seen it. The decision threshol
 """
 
 
-def write_candidate(target: Path, facts: ReleaseFacts, onnx: Path) -> ReleaseManifest:
-    """Write a candidate: everything of a release but approval and signature.
+def write_candidate(
+    target: Path, facts: ReleaseFacts, onnx: Path, dossier: DossierFiles | None = None
+) -> ReleaseManifest:
+    """Write a candidate: everything of a release but approvals and signature.
 
     The same facts and the same ONNX file give the same bytes. Needs onnxruntime, matplotlib and jinja2.
 
@@ -76,65 +67,99 @@ def write_candidate(target: Path, facts: ReleaseFacts, onnx: Path) -> ReleaseMan
         target: directory to create; an earlier candidate there is replaced.
         facts: everything the dossier says.
         onnx: the exported file.
+        dossier: gives the further files; none without it.
 
     Returns:
         The manifest; its `candidate_digest` is what an approval must name.
-    """
-    from release.report import validation_document, validation_page
 
-    protocol = facts.protocol
+    Raises:
+        ConsiliumError: E703, the dossier would replace a file that is written here.
+    """
+    files = _own_files(facts, onnx)
+    if dossier is not None:
+        further = dossier(facts, files)
+        twice = sorted({*files, MANIFEST} & set(further))
+        if twice:
+            raise ConsiliumError("E703", f"the dossier would replace {', '.join(twice)}")
+        files |= further
+    manifest = _manifest(facts, files)
     with _appearing(target, replace=True) as folder:
-        shutil.copyfile(onnx, folder / "model.onnx")
-        (folder / "study.json").write_bytes(canonical_json(protocol))
-        _write_json(folder / "validation.json", validation_document(facts))
-        _write_text(folder / "validation.html", validation_page(facts))
-        promised = statement(facts)
-        _write_text(folder / "dp_statement.md", dp_statement(facts, promised))
-        _write_json(folder / "dp_statement.json", promised)
-        for name, excerpt in sorted(facts.ledgers.items()):
-            (folder / FOLDER).mkdir(exist_ok=True)
-            (folder / FOLDER / f"{name}.jsonl").write_bytes(excerpt)
-        _write_json(folder / "golden.json", golden_document(protocol, folder / "model.onnx", facts.threshold))
-        readme = _README.format(
-            title=protocol.title,
-            version=facts.version,
-            study=protocol.study,
-            width=len(protocol.features),
-            threshold=facts.decision_threshold,
-            source=facts.threshold_source,
-        )
-        _write_text(folder / "README.txt", readme)
-        manifest = ReleaseManifest(
-            product=facts.product,
-            study=protocol.study,
-            title=protocol.title,
-            intended_use=protocol.intended_use,
-            version=facts.version,
-            regulatory_status=facts.regulatory,
-            change=facts.change,
-            protocol_hash=protocol.hash,
-            code_version=facts.code_version,
-            rounds=facts.rounds,
-            sites=facts.sites,
-            model=facts.model,
-            opset=OPSET,
-            inputs=_inputs(protocol),
-            outputs=["probability", "out_of_range"],
-            decision_threshold=facts.decision_threshold,
-            privacy_mode=protocol.privacy.mode,
-            epsilon=facts.epsilon,
-            delta=facts.delta,
-            site_privacy=list(facts.site_privacy),
-            gates=list(facts.gates),
-            lineage=facts.lineage,
-            sign_off=list(protocol.sign_off.roles),
-            triggered_by=facts.triggered_by,
-            files=_listing(folder),
-            verified=facts.verified or facts.created,
-            created=facts.created,
-        )
+        for path, data in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
         (folder / MANIFEST).write_bytes(canonical_json(manifest))
     return manifest
+
+
+def _own_files(facts: ReleaseFacts, onnx: Path) -> dict[str, bytes]:
+    """The files of a candidate by path, without manifest and dossier."""
+    from release.report import validation_document, validation_page
+
+    protocol, promised = facts.protocol, statement(facts)
+    files = {
+        "model.onnx": onnx.read_bytes(),
+        "study.json": canonical_json(protocol),
+        "validation.json": _json(validation_document(facts)),
+        "validation.html": validation_page(facts).encode(),
+        "dp_statement.md": dp_statement(facts, promised).encode(),
+        "dp_statement.json": _json(promised),
+        "golden.json": _json(golden_document(protocol, onnx, facts.threshold)),
+        "README.txt": _readme(facts).encode(),
+    }
+    files |= {f"{LEDGERS}/{name}.jsonl": excerpt for name, excerpt in sorted(facts.ledgers.items())}
+    files |= {
+        f"{DATA_SHEETS}/{site}.json": sheet.encode() for site, sheet in sorted(facts.data_sheets.items())
+    }
+    if facts.events:
+        files[EVENTS] = facts.events
+    if facts.regulatory_statement is not None:
+        files[REGULATORY] = facts.regulatory_statement.encode()
+    return files
+
+
+def _manifest(facts: ReleaseFacts, files: Mapping[str, bytes]) -> ReleaseManifest:
+    protocol = facts.protocol
+    return ReleaseManifest(
+        product=facts.product,
+        study=protocol.study,
+        title=protocol.title,
+        intended_use=protocol.intended_use,
+        version=facts.version,
+        regulatory_status=facts.regulatory,
+        change=facts.change,
+        protocol_hash=protocol.hash,
+        code_version=facts.code_version,
+        rounds=facts.rounds,
+        sites=facts.sites,
+        model=facts.model,
+        opset=OPSET,
+        inputs=model_inputs(protocol),
+        outputs=["probability", "out_of_range"],
+        decision_threshold=facts.decision_threshold,
+        privacy_mode=protocol.privacy.mode,
+        epsilon=facts.epsilon,
+        delta=facts.delta,
+        site_privacy=list(facts.site_privacy),
+        gates=list(facts.gates),
+        lineage=facts.lineage,
+        events=_events_head(facts.events),
+        sign_off=list(protocol.sign_off.roles),
+        triggered_by=facts.triggered_by,
+        files=[
+            ReleaseFile(path=path, sha256=sha256(data), size=len(data))
+            for path, data in sorted(files.items())
+        ],
+        verified=facts.verified or facts.created,
+        created=facts.created,
+    )
+
+
+def _events_head(events: bytes) -> str | None:
+    if not events:
+        return None
+    from release.events import chain_head
+
+    return chain_head(events)
 
 
 def read_manifest(folder: Path) -> ReleaseManifest:
@@ -157,7 +182,7 @@ def read_manifest(folder: Path) -> ReleaseManifest:
 
 
 def seal(
-    candidate: Path, target: Path, approvals: list[Approval], key: SigningKey, published: str
+    candidate: Path, target: Path, approvals: list[Approval], key: ReleaseKey, published: str
 ) -> ReleaseManifest:
     """Turn an approved candidate into a signed release at `target`.
 
@@ -166,20 +191,23 @@ def seal(
     Args:
         candidate: directory of `write_candidate`; stays as it is.
         target: the release directory; must not exist.
-        approvals: each names the candidate's digest.
-        key: the coordinator's.
+        approvals: one for each role of the study's sign-off; each names the candidate's digest.
+        key: the coordinator's release key.
         published: UTC.
 
     Raises:
-        ConsiliumError: E703 or E701, a file is missing, extra or changed; E601 or E602, a gate did not pass;
-            E705, the approval is for another candidate or older than it; E707, `target` exists.
+        ConsiliumError: E703 or E701, a file is missing, extra or changed; E704, E705, E709 or E803, an
+            approval is missing or does not count; E601 or E602, a gate did not pass; E707, `target` exists.
     """
-    from release.verify import check_approval, check_files, check_gates
+    from release.verify import check_approvals, check_files, check_gates
 
     manifest = read_manifest(candidate).model_copy(update={"approvals": approvals, "published": published})
-    for check in (*check_files(candidate, manifest, sealed=False), *check_approval(manifest)):
+    for check in (
+        *check_files(candidate, manifest),
+        *check_approvals(manifest),
+        check_gates(manifest),
+    ):
         check.require()
-    check_gates(manifest).require()
     if target.exists():
         raise ConsiliumError("E707", f"{target}")
     with _appearing(target, replace=False) as folder:
@@ -187,25 +215,15 @@ def seal(
             (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(candidate / file.path, folder / file.path)
         (folder / MANIFEST).write_bytes(canonical_json(manifest))
-        _write_text(folder / SIGNATURE, key.sign_bytes(signed_bytes(manifest)) + "\n")
+        key.sign_directory(folder)
         # The candidate could have changed between the check and the copy.
-        for check in check_files(folder, manifest, sealed=True):
+        for check in check_files(folder, manifest, key.public):
             check.require()
     return manifest
 
 
-def signed_bytes(manifest: ReleaseManifest) -> bytes:
-    """Return the bytes that `manifest.sig` covers: type, signer and manifest, as in every `Signed`."""
-    return Signed(
-        type=ReleaseManifest.__name__,
-        signer=SIGNER,
-        key="A" * 43,  # not covered, not written: the verifier brings the key
-        document=json.loads(canonical_json(manifest)),
-        signature="A" * 86,
-    ).signed_bytes()
-
-
-def _inputs(protocol: StudyProtocol) -> list[ModelInput]:
+def model_inputs(protocol: StudyProtocol) -> list[ModelInput]:
+    """The columns of the model's input, in order."""
     return [
         ModelInput(name=f.name, unit=f.unit, kind=f.kind, levels=list(f.levels))
         if isinstance(f, CategoricalFeature)
@@ -214,44 +232,39 @@ def _inputs(protocol: StudyProtocol) -> list[ModelInput]:
     ]
 
 
-def _listing(folder: Path) -> list[ReleaseFile]:
-    files = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            data = path.read_bytes()
-            name = path.relative_to(folder).as_posix()
-            files.append(ReleaseFile(path=name, sha256=sha256(data), size=len(data)))
-    return files
+def _readme(facts: ReleaseFacts) -> str:
+    return _README.format(
+        title=facts.protocol.title,
+        version=facts.version,
+        product=facts.product,
+        study=facts.protocol.study,
+        regulatory=facts.regulatory,
+        width=len(facts.protocol.features),
+        threshold=facts.decision_threshold,
+        source=facts.threshold_source,
+    )
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _json(value: dict[str, Any]) -> bytes:
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    _write_text(path, text + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_bytes(text.encode())  # no newline translation: the bytes are hashed
+    return f"{text}\n".encode()
 
 
 @contextlib.contextmanager
 def _appearing(target: Path, *, replace: bool) -> Iterator[Path]:
-    """Give a temporary folder beside `target` and rename it there when the block ends without an error."""
+    """Give a temporary folder of the same name, and put it in place when the block ends without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    apart = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    folder = apart / target.name  # its name goes into the signature
     try:
-        folder.chmod(0o755)
+        folder.mkdir(mode=0o755)
         yield folder
         for path in folder.rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
         if replace and target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-            target.rename(old / "old")
-            folder.rename(target)
-            shutil.rmtree(old)
-        else:
-            folder.rename(target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+            target.rename(apart / "before")
+        folder.rename(target)
+    finally:
+        shutil.rmtree(apart, ignore_errors=True)

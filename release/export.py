@@ -2,6 +2,10 @@
 
 The file is a function of weights, protocol and metadata alone: exported in two places it is the same bytes,
 and no path of the exporting machine is in it (torch writes the source line of every node; it is removed).
+
+The number of rows is free. The number of time steps of a recurrent model is not: the protocol names a column
+for each measurement at each step, so it is fixed with the protocol. No tree model is registered yet; one
+would need an exporter of its own beside `export_onnx`, with the same inputs, outputs and metadata.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +23,7 @@ from numpy.typing import ArrayLike
 
 from contracts.errors import ConsiliumError
 from contracts.evaluation import Parity
-from contracts.study import CategoricalFeature, StudyProtocol
+from contracts.study import CategoricalFeature, Feature, StudyProtocol
 from release.session import predict
 
 if TYPE_CHECKING:
@@ -42,7 +47,7 @@ def export_onnx(model: nn.Module, protocol: StudyProtocol, target: Path, metadat
         model: forward(x float32 [batch, F]) -> logits [batch]; preprocessing inside (models.registry).
         protocol: feature order, ranges and levels.
         target: the file to write.
-        metadata: facts stored in the file (study, protocol_hash, version, ...); no path, no host name.
+        metadata: facts stored in the file (`model_metadata`); no path, no host name.
     """
     import onnx
     import torch
@@ -68,14 +73,83 @@ def export_onnx(model: nn.Module, protocol: StudyProtocol, target: Path, metadat
     proto.producer_name, proto.producer_version = "consilium", ""
     proto.graph.name = "consilium"
     del proto.metadata_props[:]
-    facts = dict(metadata) | {
-        "features": ",".join(protocol.feature_names),
-        "units": ",".join(f.unit for f in protocol.features),
-    }
-    for key in sorted(facts):
-        proto.metadata_props.add(key=key, value=facts[key])
+    for key in sorted(metadata):
+        proto.metadata_props.add(key=key, value=metadata[key])
     onnx.checker.check_model(proto, full_check=True)
     target.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def model_metadata(
+    protocol: StudyProtocol, *, release_id: str, model: str, epsilon: float | None, threshold: float
+) -> dict[str, str]:
+    """Return what the file says of itself (`metadata_props`), for whoever meets it without its directory.
+
+    `features` is the order of the columns; `input.<name>` says of each its unit, kind, and range or levels.
+
+    Args:
+        protocol: the study.
+        release_id: `heart-disease@v1.0.0`.
+        model: digest of the trained safetensors.
+        epsilon: the largest over the hospitals (`release.facts.largest_epsilon`); None: `none`.
+        threshold: the decision threshold that applies.
+    """
+    return {
+        "release_id": release_id,
+        "study": protocol.study,
+        "protocol_hash": protocol.hash,
+        "model": model,
+        "epsilon": "none" if epsilon is None else f"{epsilon:.4f}",
+        "intended_use": protocol.intended_use,
+        "decision_threshold": repr(float(threshold)),
+        "features": ",".join(protocol.feature_names),
+    } | {f"input.{feature.name}": _described(feature) for feature in protocol.features}
+
+
+def _described(feature: Feature) -> str:
+    if isinstance(feature, CategoricalFeature):
+        levels = ", ".join(f"{level:.12g}" for level in feature.levels)
+        return f"{feature.unit}; categorical; levels {levels}"
+    low, high = feature.range
+    return f"{feature.unit}; numeric; {low:.12g} to {high:.12g}"
+
+
+def traces(proto: Any) -> list[str]:
+    """Return what an ONNX file holds of the machine that made it, or of files beside it: nothing should be.
+
+    Exporters write source lines, file names and module paths into doc strings and the properties of nodes.
+    """
+    found = [f"{name} of the file" for name in ("doc_string", "domain") if getattr(proto, name)]
+    if (proto.producer_name, proto.producer_version) != ("consilium", ""):
+        found.append(f"producer {proto.producer_name!r}")
+    if proto.training_info:
+        found.append("training information")
+    for graph in _graphs(proto):
+        parts = (*graph.input, *graph.output, *graph.value_info, *graph.initializer, *graph.node)
+        for part in (graph, *parts):
+            if part.doc_string or part.metadata_props:
+                found.append(f"notes on {part.name or 'a node'!r}")
+        for tensor in graph.initializer:
+            if tensor.external_data or tensor.data_location:
+                found.append(f"data of {tensor.name!r} in another file")
+        if graph.sparse_initializer:
+            found.append("sparse tensors")
+    for function in proto.functions:
+        if function.doc_string or function.metadata_props or any(n.doc_string for n in function.node):
+            found.append(f"notes on function {function.name!r}")
+    return found
+
+
+def _graphs(proto: Any) -> Iterator[Any]:
+    """The graph of a file, and the graphs inside its nodes at any depth."""
+    waiting = [proto.graph]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    waiting.append(attribute.g)
+                waiting.extend(attribute.graphs)
 
 
 def parity(model: nn.Module, onnx_path: Path, x: ArrayLike, threshold: float) -> Parity:
@@ -175,9 +249,7 @@ def _served(model: nn.Module, protocol: StudyProtocol) -> nn.Module:
 def _strip(proto: Any) -> None:
     """Remove what torch writes about its source from every node, value and function, at any depth."""
     proto.doc_string = ""
-    graphs = [proto.graph]
-    while graphs:
-        graph = graphs.pop()
+    for graph in _graphs(proto):
         graph.doc_string = ""
         del graph.metadata_props[:]
         for part in (*graph.input, *graph.output, *graph.value_info, *graph.initializer, *graph.node):
@@ -188,9 +260,6 @@ def _strip(proto: Any) -> None:
         for node in graph.node:
             for attribute in node.attribute:
                 attribute.doc_string = ""
-                if attribute.HasField("g"):
-                    graphs.append(attribute.g)
-                graphs.extend(attribute.graphs)
     for function in proto.functions:
         function.doc_string = ""
         del function.metadata_props[:]

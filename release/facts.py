@@ -159,13 +159,18 @@ class ReleaseFacts:
     @property
     def epsilon(self) -> float | None:
         """The largest epsilon over the hospitals for this study; None when any states none."""
-        stated = [p.epsilon_study for p in self.site_privacy]
-        if self.protocol.privacy.mode == "none" or not stated or any(e is None for e in stated):
-            return None
-        return max(e for e in stated if e is not None)
+        return largest_epsilon(self.protocol, self.site_privacy)
 
     @property
     def delta(self) -> float | None:
         """The protocol's delta; None without differential privacy."""
         privacy = self.protocol.privacy
         return None if privacy.mode == "none" else privacy.delta
+
+
+def largest_epsilon(protocol: StudyProtocol, spent: Sequence[SitePrivacy]) -> float | None:
+    """The largest epsilon over the hospitals for a study; None without privacy or when any states none."""
+    stated = [p.epsilon_study for p in spent]
+    if protocol.privacy.mode == "none" or not stated or any(e is None for e in stated):
+        return None
+    return max(e for e in stated if e is not None)

@@ -24,35 +24,30 @@ _ONE_BY_ONE = 32  # features that get a missing and an out-of-range row of their
 
 def golden_rows(protocol: StudyProtocol) -> tuple[list[str], NDArray[np.float32]]:
     """Return the name of each case and its row, float32 [rows, F], NaN for missing."""
+    names, fixed = fixed_rows(protocol)
+    # Public rows from a public seed; no privacy rests on them.
+    seed = hashlib.sha256(f"golden/{protocol.hash}".encode()).digest()
+    draw = np.random.Generator(np.random.PCG64(int.from_bytes(seed, "big")))
+    drawn = np.array(
+        [[_drawn(f, draw) for f in protocol.features] for _ in range(_IN_RANGE_ROWS)], dtype=np.float32
+    )
+    return [*names, *(f"in range, row {i + 1}" for i in range(_IN_RANGE_ROWS))], np.vstack([fixed, drawn])
+
+
+def fixed_rows(protocol: StudyProtocol) -> tuple[list[str], NDArray[np.float32]]:
+    """Return the cases that follow from the protocol without a draw, the same with every version of numpy."""
     features = protocol.features
     middle = [_middle(f) for f in features]
     cases: list[tuple[str, list[float]]] = [
         ("middle of every range, first level", middle),
-        (
-            "lower limits",
-            [f.levels[0] if isinstance(f, CategoricalFeature) else f.range[0] for f in features],
-        ),
-        (
-            "upper limits",
-            [f.levels[-1] if isinstance(f, CategoricalFeature) else f.range[1] for f in features],
-        ),
+        ("lower limits", [_limit(f, 0) for f in features]),
+        ("upper limits", [_limit(f, -1) for f in features]),
         ("every other feature missing", [v if i % 2 else math.nan for i, v in enumerate(middle)]),
         ("all features missing", [math.nan] * len(features)),
     ]
     for i, feature in enumerate(features[:_ONE_BY_ONE]):
         cases.append((f"{feature.name} missing", _with(middle, i, math.nan)))
         cases.append((f"{feature.name} out of range", _with(middle, i, _outside(feature))))
-    # Public rows from a public seed; no privacy rests on them.
-    seed = hashlib.sha256(f"golden/{protocol.hash}".encode()).digest()
-    draw = np.random.Generator(np.random.PCG64(int.from_bytes(seed, "big")))
-    for row in range(_IN_RANGE_ROWS):
-        values = [
-            float(draw.choice(f.levels))
-            if isinstance(f, CategoricalFeature)
-            else float(draw.uniform(*f.range))
-            for f in features
-        ]
-        cases.append((f"in range, row {row + 1}", values))
     return [name for name, _ in cases], np.array([row for _, row in cases], dtype=np.float32)
 
 

@@ -10,8 +10,8 @@ from contracts.evaluation import EvaluationReport
 from contracts.release import GateResult
 from contracts.study import StudyProtocol, threshold_of
 from release.directory import write_candidate
-from release.export import export_onnx, parity, require_parity
-from release.facts import ReleaseFacts
+from release.export import export_onnx, model_metadata, parity, require_parity
+from release.facts import ReleaseFacts, largest_epsilon
 from release.golden import golden_rows
 from tasks.answers import gather
 from tasks.evaluation import end_without_release
@@ -47,19 +47,16 @@ def export(home: CoordinatorHome, study: str, run_id: str, present: set[str]) ->
     target = release_folder(home, study) / "model.onnx"
     target.parent.mkdir(parents=True, exist_ok=True)
     privacy = site_privacy(home, protocol, stored_reports(home, study, head.evaluation))
-    epsilons = [p.epsilon_study for p in privacy if p.epsilon_study is not None]
     threshold = threshold_of(protocol, head.threshold)
     sheets = admitted_under(home, protocol, load_plan(home, study, head.evaluation))
     version, _ = version_of(home, protocol, lineage_of(home, protocol, sheets))
-    facts = {
-        "study": study,
-        "version": version,
-        "protocol_hash": protocol.hash,
-        "model": head.model,
-        "epsilon": f"{max(epsilons):.4f}" if epsilons else "none",
-        "intended_use": protocol.intended_use,
-        "decision_threshold": f"{threshold:g}",
-    }
+    facts = model_metadata(
+        protocol,
+        release_id=f"{protocol.product_name}@v{version}",
+        model=head.model,
+        epsilon=largest_epsilon(protocol, privacy),
+        threshold=threshold,
+    )
     export_onnx(model, protocol, target, facts)
     _, rows = golden_rows(protocol)
     require_parity(parity(model, target, rows, threshold))

@@ -14,8 +14,18 @@ class CoordinatorHome:
 
     @property
     def signing_key(self) -> Path:
-        """Ed25519 key (PKCS #8 PEM) that signs plans, records and releases."""
+        """Ed25519 key (PKCS #8 PEM) that signs plans and records."""
         return self.root / "keys" / "sign.pem"
+
+    @property
+    def release_key(self) -> Path:
+        """EC P-256 key (PKCS #8 PEM) that signs releases as whole directories."""
+        return self.root / "keys" / "release.pem"
+
+    @property
+    def rotations(self) -> Path:
+        """One line for each change of the release key, signed by the key before; public."""
+        return self.root / "keys" / "rotations.jsonl"
 
     @property
     def noise_key(self) -> Path:

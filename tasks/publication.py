@@ -13,9 +13,9 @@ from release.verify import verified, verify_release
 from tasks.approvals import Answer, approvals_of, rejection
 from tasks.evaluation import end_without_release
 from tasks.events import record_event
-from tasks.federation import coordinator_key
 from tasks.head import Head, advance, load_head, now
 from tasks.home import CoordinatorHome
+from tasks.release_key import release_key
 from tasks.stopped import release_folder
 
 
@@ -48,7 +48,7 @@ def publish(
     if published is None:
         _end_if_rejected(home, head, answers)
         published = _sealed(home, head, answers, triggered_by)
-    checks = verify_release(published, coordinator_key(home).public)
+    checks = verify_release(published, release_key(home).public)
     if not verified(checks):
         failed = [f"{c.name}: {c.detail}" for c in checks if c.passed is False]
         raise ConsiliumError("E701", "; ".join(failed))
@@ -98,7 +98,7 @@ def _sealed(
     time = now()
     approvals = approvals_of(home, manifest, answers, triggered_by, time)
     target = home.releases / manifest.product / manifest.version
-    seal(candidate, target, approvals, coordinator_key(home), time)
+    seal(candidate, target, approvals, release_key(home), time)
     return target
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from contracts.evaluation import EvaluationReport, Parity
@@ -16,6 +17,7 @@ from contracts.study import PatientPrivacy, StudyProtocol
 from privacy.accountant import Spend, epsilon
 from privacy.ledger import Ledger
 from release.directory import write_candidate
+from release.export import model_metadata
 from release.facts import ReleaseFacts
 from tests.factories import ZERO, tiny_study
 from validation.performance import evaluate
@@ -24,7 +26,7 @@ from validation.pooling import metrics_tree
 CREATED, APPROVED, PUBLISHED = "2026-01-01T00:00:00Z", "2026-01-01T00:05:00Z", "2026-01-01T00:06:00Z"
 
 
-def tiny_onnx(target: Path, scale: float = 0.01) -> Path:
+def tiny_onnx(target: Path, scale: float = 0.01, metadata: Mapping[str, str] | None = None) -> Path:
     """A model of three features: sigmoid(scale * sum), out of range where all are missing."""
     ones = numpy_helper.from_array(np.full((3, 1), scale, dtype=np.float32), "w")
     axes = numpy_helper.from_array(np.array([1], dtype=np.int64), "axes")
@@ -49,13 +51,22 @@ def tiny_onnx(target: Path, scale: float = 0.01) -> Path:
         ],
         [ones, axes, zero],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), target)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    model.producer_name = "consilium"
+    helper.set_model_props(model, dict(metadata or {}))
+    target.write_bytes(model.SerializeToString(deterministic=True))
     return target
+
+
+@cache
+def site_key(site: str) -> SigningKey:
+    """The key with which a hospital signs its data sheet and its ledger."""
+    return SigningKey.generate(site)
 
 
 def tiny_ledger(site: str, study: StudyProtocol) -> tuple[SitePrivacy, bytes]:
     """What a hospital spent, by a real ledger, and the excerpt it shows; another study spent before."""
-    key, privacy = SigningKey.generate(site), study.privacy
+    key, privacy = site_key(site), study.privacy
     assert isinstance(privacy, PatientPrivacy)
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / f"{site}.jsonl", site, site, key)
@@ -123,9 +134,21 @@ def tiny_facts(study: StudyProtocol | None = None, *, passed: bool | None = True
 def tiny_candidate(root: Path, **facts: object) -> tuple[Path, ReleaseManifest]:
     """A candidate below `root`: its folder and manifest."""
     root.mkdir(parents=True, exist_ok=True)
-    model = tiny_onnx(root / "model.onnx")
-    manifest = write_candidate(root / "candidate", tiny_facts(**facts), model)  # type: ignore[arg-type]
+    known = tiny_facts(**facts)  # type: ignore[arg-type]
+    model = tiny_onnx(root / "model.onnx", metadata=metadata_of(known))
+    manifest = write_candidate(root / "candidate", known, model)
     return root / "candidate", manifest
+
+
+def metadata_of(facts: ReleaseFacts) -> dict[str, str]:
+    """What the model of these facts says of itself."""
+    return model_metadata(
+        facts.protocol,
+        release_id=facts.release_id,
+        model=facts.model,
+        epsilon=facts.epsilon,
+        threshold=facts.decision_threshold,
+    )
 
 
 def approval_of(manifest: ReleaseManifest, **changes: str) -> Approval:

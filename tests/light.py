@@ -14,6 +14,8 @@ from pathlib import Path
 HEAVY = ("torch", "opacus", "airflow", "great_expectations", "dvc")
 MODULES = (
     "release.directory",
+    "release.rotation",
+    "release.signature",
     "release.verify",
     "release.session",
     "privacy.accountant",
@@ -23,6 +25,7 @@ MODULES = (
     "privacy.ledger",
     "privacy.stream",
     "consilium.release",
+    "consilium.release_verify",
     "consilium.audit",
     "consilium.ledger",
     "consilium.privacy",

@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 
 from contracts.signing import SigningKey
-from release.directory import seal
+from release.signature import ReleaseKey
 from tests import light
-from tests.dossiers import PUBLISHED, approval_of, tiny_candidate
+from tests.full_release import full_release
 
 ROOT = Path(__file__).resolve().parent.parent
-KEY = SigningKey.generate("coordinator")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -44,26 +43,52 @@ def test_the_light_modules_work_and_import_nothing_heavy() -> None:
     outcome_is_right(done.stdout)
 
 
+def build(folder: Path) -> Path:
+    """Make the wheel as docs/deploying-a-release.md says, from a copy: a build leaves files behind."""
+    unwanted = shutil.ignore_patterns(".*", "build", "out", "*.egg-info", "__pycache__", "lightning_logs")
+    source = shutil.copytree(ROOT, folder / "source", ignore=unwanted)
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps"]
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+    done = subprocess.run(
+        [*pip, "--wheel-dir", folder, source], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the base dependencies, the `verify` extra, and this project installed in it."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This project as the one file that a deployment team is handed."""
+    return build(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
+    """An environment with the wheel, the base dependencies and the `verify` extra."""
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if uv is None:
         pytest.fail("uv is missing: `make install` puts it into .venv")
     folder = tmp_path_factory.mktemp("bare")
-    # A copy, since a build leaves files beside its source.
-    unwanted = shutil.ignore_patterns(".*", "build", "out", "*.egg-info", "__pycache__", "lightning_logs")
-    source = shutil.copytree(ROOT, folder / "source", ignore=unwanted)
     environment = {**os.environ, "VIRTUAL_ENV": str(folder / "env")}
     if "PIP_FIND_LINKS" in os.environ:  # which uv does not read
         environment.setdefault("UV_FIND_LINKS", os.environ["PIP_FIND_LINKS"])
     for command in (
         [uv, "venv", "-q", "--python", sys.executable, str(folder / "env")],
-        [uv, "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), f"{source}[verify]"],
+        [uv, "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), f"{wheel}[verify]"],
     ):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     return folder / "env" / "bin"
+
+
+def without_network() -> list[str]:
+    """What to put before a command so that it has no network; nothing where that is forbidden."""
+    prefix = ["unshare", "--user", "--map-root-user", "--net"]
+    if shutil.which("unshare") is None:
+        return []
+    allowed = subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
+    return prefix if allowed else []
 
 
 @pytest.fixture
@@ -73,7 +98,7 @@ def run(bare: Path, tmp_path: Path) -> Run:
     environment["CONSILIUM_HOME"] = str(tmp_path / "home")
 
     def call(program: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-        command = [str(bare / program), *map(str, arguments)]
+        command = [*without_network(), str(bare / program), *map(str, arguments)]
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
@@ -96,23 +121,39 @@ def test_contracts_release_and_privacy_work_in_the_bare_environment(run: Run, tm
 
 
 @pytest.mark.slow
-def test_a_release_is_verified_in_the_bare_environment_and_refused_when_changed(
+def test_the_same_checkout_gives_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    """Whoever is told a SHA-256 can build the wheel again and compare."""
+    assert build(tmp_path).read_bytes() == wheel.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_release_is_verified_in_the_bare_environment_without_network_and_refused_when_changed(
     run: Run, tmp_path: Path
 ) -> None:
-    candidate, manifest = tiny_candidate(tmp_path / "made")
-    seal(candidate, tmp_path / "release", [approval_of(manifest)], KEY, PUBLISHED)
+    release = full_release(tmp_path / "made")
+    public = tmp_path / "release.pub.pem"
+    public.write_text(release.key.public.pem)
+    if without_network():
+        socket = "import socket; socket.create_connection(('192.0.2.1', 443), 2)"
+        assert "unreachable" in run("python", "-c", socket).stderr
 
-    done = run("consilium", "release", "verify", tmp_path / "release", "--key", KEY.public, "--json")
+    verify = ("release", "verify", release.folder, "--key")
+    done = run("consilium", *verify, public, "--json", "--fingerprint", release.key.public.fingerprint)
     assert done.returncode == 0, done.stdout + done.stderr
     checks = {check["name"]: check["passed"] for check in json.loads(done.stdout)["checks"]}
-    assert set(checks.values()) == {True} and "golden rows" in checks
+    for name in ("signature", "digests", "ledgers", "events", "schemas", "model file", "golden rows"):
+        assert checks[name] is True, name
+    assert False not in checks.values()
+    done = run("consilium", *verify, public)
+    assert done.returncode == 0 and "Verified." in done.stdout
 
-    stranger = SigningKey.generate("coordinator").public
-    done = run("consilium", "release", "verify", tmp_path / "release", "--key", stranger)
+    stranger = tmp_path / "stranger.pub.pem"
+    stranger.write_text(ReleaseKey.make(tmp_path / "stranger.pem").public.pem)
+    done = run("consilium", *verify, stranger)
     assert done.returncode == 1 and "E702" in done.stderr
-    model = tmp_path / "release" / "model.onnx"
+    model = release.folder / "model.onnx"
     model.write_bytes(model.read_bytes()[:-1] + b"\x00")
-    done = run("consilium", "release", "verify", tmp_path / "release", "--key", KEY.public)
+    done = run("consilium", *verify, public)
     assert done.returncode == 1 and "E701" in done.stderr
 
 

@@ -10,7 +10,7 @@ from consilium.up import Platform
 from release.directory import read_manifest
 from release.verify import verified, verify_release
 from tasks.events import read_events
-from tasks.federation import coordinator_key
+from tasks.release_key import release_key
 from tasks.replay import replay
 from tests.live.driver import head, intake, quiet, start, wait, wait_finished
 
@@ -49,7 +49,7 @@ def test_the_answer_publishes_a_release_that_verifies_and_replays(platform: Plat
     wait("the release", lambda: head(platform, STUDY).status == "released", 180)
     quiet(platform, STUDY)
     (folder,) = (platform.coordinator.releases / STUDY).glob("*/")
-    assert verified(verify_release(folder, coordinator_key(platform.coordinator).public))
+    assert verified(verify_release(folder, release_key(platform.coordinator).public))
     (approval,) = read_manifest(folder).approvals
     assert (approval.candidate, approval.approved_by) == (candidate, "demo script, not a person")
     assert approval.user == approval.role == "clinician"

@@ -10,19 +10,23 @@ import pytest
 
 from contracts.errors import ConsiliumError
 from contracts.release import Change
-from contracts.signing import SigningKey
 from release.directory import seal, write_candidate
 from release.registry import assignments, current, register, releases, restore, rollback
+from release.signature import ReleaseKey
 from tests.dossiers import PUBLISHED, approval_of, tiny_candidate, tiny_facts, tiny_onnx
-
-KEY = SigningKey.generate("coordinator")
 
 
 @pytest.fixture
 def published(tmp_path):
     candidate, manifest = tiny_candidate(tmp_path / "work")
     target = tmp_path / "coordinator" / "releases" / "tiny" / "1.0.0"
-    seal(candidate, target, [approval_of(manifest)], KEY, PUBLISHED)
+    seal(
+        candidate,
+        target,
+        [approval_of(manifest)],
+        ReleaseKey.make(tmp_path / "coordinator" / "release.pem"),
+        PUBLISHED,
+    )
     return tmp_path / "coordinator", target
 
 
@@ -33,7 +37,9 @@ def publish_next(home, version: str, scale: float):
     facts = replace(tiny_facts(), version=version, change=Change(level="patch", since="1.0.0"))
     manifest = write_candidate(work / "candidate", facts, tiny_onnx(work / "model.onnx", scale))
     target = home / "releases" / "tiny" / version
-    seal(work / "candidate", target, [approval_of(manifest)], KEY, PUBLISHED)
+    seal(
+        work / "candidate", target, [approval_of(manifest)], ReleaseKey.load(home / "release.pem"), PUBLISHED
+    )
     return target
 
 
