@@ -100,7 +100,7 @@ def open_round(home: CoordinatorHome, study: str, run_id: str, present: set[str]
     )
     digest = save_plan(home, plan)
     save_record(home, study, str(head.round), opening_record(home, base, plan, digest, absent))
-    record_event(home, study, "round_opened", digest, round=head.round, kind=slot.kind, sites=list(eligible))
+    record_event(home, study, "round_opened", digest, round=head.round, kind=slot.kind, sites=roster_of(plan))
     advance(home, head, runs=runs, status="running", plan=digest, reason=None)
     return OpenedRound(plan_text(home, study, digest), roster_of(plan), f"round {head.round} opened")
 
