@@ -91,6 +91,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E706": ("not-finished", "The study has no finished model to release."),
     "E707": ("release-exists", "A release of this version exists and is never overwritten."),
     "E708": ("registry-failed", "The registry of releases could not be written."),
+    "E715": ("evidence-invalid", "Evidence that was brought to the coordinator cannot be used."),
     "E801": ("key-unreadable", "A key file is missing or damaged."),
     "E802": ("document-malformed", "A document is not of the agreed form."),
     "E803": ("signature-invalid", "A document is not signed by the party it must come from."),
