@@ -10,12 +10,15 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from consilium import evidence
 from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
 from contracts.errors import ConsiliumError
 from contracts.release import ReleaseManifest
 from contracts.signing import SigningKey
 
 app = typer.Typer(no_args_is_help=True, help="List, show and verify releases.")
+app.add_typer(evidence.app, name="evidence")
+app.command("regulatory")(evidence.regulatory)
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A release directory.")]
 
