@@ -13,10 +13,11 @@ from contracts.study import CategoricalFeature, StudyProtocol
 from release.facts import ReleaseFacts
 
 # Family and architecture of each entry of the model registry, as words of the field.
-_FAMILIES = {
+FAMILIES = {
     "logistic": ("generalised linear model", "logistic regression"),
     "mlp": ("neural network", "multilayer perceptron"),
     "lstm": ("recurrent neural network", "LSTM"),
+    "multitask": ("neural network", "multilayer perceptron with one head for each outcome"),
     "cnn": ("convolutional neural network", "CNN"),
 }
 
@@ -103,7 +104,7 @@ def properties(values: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _parameters(facts: ReleaseFacts) -> dict[str, Any]:
     protocol = facts.protocol
-    family, architecture = _FAMILIES.get(protocol.model.name, (protocol.model.name, protocol.model.name))
+    family, architecture = FAMILIES.get(protocol.model.name, (protocol.model.name, protocol.model.name))
     if protocol.model.hidden:
         architecture += f", hidden layers {protocol.model.hidden}"
     return {

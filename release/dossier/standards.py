@@ -85,6 +85,7 @@ STANDARDS: dict[str, tuple[Item, ...]] = {
             "8",
             "Components under configuration management (SBOM)",
             ("sbom.cdx.json", WHOLE),
+            ("soup.json", "/software"),
         ),
     ),
     "ISO 14971": (
@@ -199,6 +200,7 @@ STANDARDS: dict[str, tuple[Item, ...]] = {
             "1.6",
             "Bill of materials with the model and its card",
             ("sbom.cdx.json", "/components"),
+            ("soup.json", "/software"),
         ),
         _item(
             "cyclonedx.considerations",

@@ -13,6 +13,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from release.dossier.licences import licences
+from release.dossier.model_card import FAMILIES
 from release.dossier.sbom import sbom
 from release.dossier.vex import vex
 from release.facts import Component, ReleaseFacts
@@ -112,6 +113,12 @@ def test_packages_are_required_or_excluded_and_linked_to_what_they_need() -> Non
     assert needs[packages["torch"]["purl"]] == [packages["mystery-pkg"]["purl"]]
     (model,) = (ref for ref in needs if ref.startswith("model/"))
     assert packages["onnxruntime"]["purl"] in needs[model] and packages["torch"]["purl"] not in needs[model]
+
+
+def test_every_model_of_the_registry_has_a_family() -> None:
+    from models.registry import MODELS
+
+    assert set(FAMILIES) == set(MODELS)
 
 
 def test_another_content_has_another_serial_number() -> None:
