@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Each run leaves a JUnit report in out/, for `consilium release evidence tests`.
 # The models of the tests are small: threads of their own would only get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # uv does not read pip's find-links setting; it is passed on so that a locally provided torch is found.
@@ -28,14 +29,14 @@ check: install ## lint, types, imports, fast tests: under three minutes
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy contracts durable privacy models strategies validation release site_runtime tasks
 	$(BIN)/lint-imports
-	$(PYTEST) -n 2 --dist loadfile -m "not live and not slow and not soak"
+	$(PYTEST) -n 2 --dist loadfile --junitxml=out/tests-fast.xml -m "not live and not slow and not soak"
 
 test: check ## everything but the long forms
-	$(PYTEST) -n 2 --dist loadfile -m "slow and not live and not soak"
-	$(PYTEST) -m "live and not soak"
+	$(PYTEST) -n 2 --dist loadfile --junitxml=out/tests-slow.xml -m "slow and not live and not soak"
+	$(PYTEST) --junitxml=out/tests-live.xml -m "live and not soak"
 
 soak: install ## the long forms of chaos, audit and endurance
-	$(PYTEST) -m soak
+	$(PYTEST) --junitxml=out/tests-soak.xml -m soak
 
 clean:
 	-test -x $(BIN)/consilium && $(BIN)/consilium down

@@ -11,13 +11,14 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from consilium import release_approval, release_diff, release_rollback, release_verify
+from consilium import evidence, release_approval, release_diff, release_rollback, release_verify
 from consilium.output import Json, print_json, reporting_refusals, screen
 from contracts.errors import ConsiliumError
 from contracts.release import ReleaseManifest
 
-app = typer.Typer(no_args_is_help=True, help="List, show, compare and verify releases.")
-
+app = typer.Typer(no_args_is_help=True, help="List, show, compare, approve and verify releases.")
+app.add_typer(evidence.app, name="evidence")
+app.command("regulatory")(evidence.regulatory)
 release_approval.add_to(app)
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A release directory.")]

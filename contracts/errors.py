@@ -99,6 +99,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E712": ("events-broken", "The log of the study's events is not the one that was written."),
     "E713": ("schema-invalid", "A bill of materials in the release does not fit its schema."),
     "E714": ("regulatory-status", "Nobody signed the regulatory status that the release states."),
+    "E715": ("evidence-invalid", "Evidence that was brought to the coordinator cannot be used."),
     "E801": ("key-unreadable", "A key file is missing or damaged."),
     "E802": ("document-malformed", "A document is not of the agreed form."),
     "E803": ("signature-invalid", "A document is not signed by the party it must come from."),

@@ -29,8 +29,7 @@ SBOM = "sbom.cdx.json"
 VEX = "vex.cdx.json"
 CONFORMANCE = "conformance.json"
 
-# A release without one of these is refused (E703). What is named above and not here is checked when it is
-# there; once every release is written with it, its name belongs here.
+# A release without one of these, or without a data sheet of every hospital, is refused (E703).
 REQUIRED = frozenset(
     {
         "model.onnx",
@@ -41,6 +40,9 @@ REQUIRED = frozenset(
         "dp_statement.json",
         "golden.json",
         "README.txt",
+        EVENTS,
+        SBOM,
+        VEX,
+        CONFORMANCE,
     }
 )
-SHEETS_REQUIRED = False  # whether a release must hold a data sheet of every hospital: the same holds for it

@@ -67,7 +67,7 @@ def write_candidate(
         target: directory to create; an earlier candidate there is replaced.
         facts: everything the dossier says.
         onnx: the exported file.
-        dossier: gives the further files; none without it.
+        dossier: gives the further files; `release.dossier.assemble` unless a test says otherwise.
 
     Returns:
         The manifest; its `candidate_digest` is what an approval must name.
@@ -75,13 +75,14 @@ def write_candidate(
     Raises:
         ConsiliumError: E703, the dossier would replace a file that is written here.
     """
+    from release.dossier.assemble import dossier_files
+
     files = _own_files(facts, onnx)
-    if dossier is not None:
-        further = dossier(facts, files)
-        twice = sorted({*files, MANIFEST} & set(further))
-        if twice:
-            raise ConsiliumError("E703", f"the dossier would replace {', '.join(twice)}")
-        files |= further
+    further = (dossier or dossier_files)(facts, files)
+    twice = sorted({*files, MANIFEST} & set(further))
+    if twice:
+        raise ConsiliumError("E703", f"the dossier would replace {', '.join(twice)}")
+    files |= further
     manifest = _manifest(facts, files)
     with _appearing(target, replace=True) as folder:
         for path, data in files.items():

@@ -38,6 +38,7 @@ class Component:
     version: str
     license: str = ""  # as its own metadata says; empty when it says nothing
     runtime: bool = False  # needed to run model.onnx at a deployment; else to make the release
+    requires: Sequence[str] = ()  # names of installed packages that it needs; empty where nobody looked
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from contracts.errors import ConsiliumError
 from contracts.gates import Fact
+from release.dossier import vulnerabilities
 from release.facts import Evidence, ReleaseFacts
 from release.ledgers import check_exchanges, check_replay, keeper
 from tasks.head import now
@@ -15,12 +15,6 @@ from tasks.home import CoordinatorHome
 from tasks.lineage import closed_exchanges
 from tasks.store import load_record
 from validation.gates import Verdict
-
-SCAN_DAYS = 30  # older than this a scan says nothing of today
-CRITICAL_SCORE = 9.0  # CVSS v3.1 and v4.0, qualitative severity rating
-# A statement that clears a vulnerability (CycloneDX 1.6, impact analysis state): `in_triage` is no analysis
-# yet, and one that is `exploitable` is known to do harm.
-CLEARED = {"resolved", "resolved_with_pedigree", "not_affected", "false_positive"}
 
 _NOT_APPROVED = ("E301", "E302", "E303")
 _LEDGER = ("E402", "E407", "E408", "E418", "E509")
@@ -39,7 +33,7 @@ def fact_verdicts(home: CoordinatorHome, facts: ReleaseFacts) -> dict[Fact, Verd
         "approvals": approvals_verdict(
             expected, verification["verified"], {**evaluated["refused"], **verification["refused"]}
         ),
-        "vulnerabilities": vulnerabilities_verdict(facts.evidence, now()),
+        "vulnerabilities": Verdict(*vulnerabilities.verdict(facts.evidence, now(), facts.components)),
     }
 
 
@@ -100,41 +94,10 @@ def ledgers_verdict(facts: ReleaseFacts, refused: Mapping[str, Mapping[str, str]
     return Verdict(True, f"{len(replayed)} ledgers replay to the stated epsilon", None)
 
 
-def vulnerabilities_verdict(evidence: Evidence, at: str) -> Verdict:
-    """Is there a dated scan without a critical vulnerability that no VEX statement clears?
-
-    Args:
-        at: UTC: the scan may be 30 days older, and not younger by more than what clocks differ.
-    """
-    if evidence.scan is None or evidence.scan_time is None:
-        return Verdict(None, "open: no vulnerability scan", None)
-    age = _time(at) - _time(evidence.scan_time)
-    if not timedelta(days=-1) <= age <= timedelta(days=SCAN_DAYS):
-        return Verdict(None, f"open: the scan is of {evidence.scan_time}, {age.days} days old", None)
-    cleared = {
-        entry.get("id")
-        for document in (evidence.vex, evidence.scan)
-        for entry in (document or {}).get("vulnerabilities", [])
-        if entry.get("analysis", {}).get("state") in CLEARED
-    }
-    left = sorted({name for name in _critical(evidence.scan) if name not in cleared})
-    if left:
-        return Verdict(False, f"critical without a VEX statement: {', '.join(left)}"[:400], None)
-    return Verdict(True, f"no critical vulnerability is open in the scan of {evidence.scan_time}", None)
-
-
 def evidence_times(evidence: Evidence) -> list[str]:
     """When the evidence was made, as contracts write times: a candidate is not older than what it shows."""
     known = [text for text in (evidence.scan_time, evidence.tests_time) if text is not None]
     return [_time(text).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for text in known]
-
-
-def _critical(scan: Mapping[str, Any]) -> Iterator[str]:
-    for entry in scan.get("vulnerabilities", []):
-        for rating in entry.get("ratings", []):
-            if rating.get("severity") == "critical" or (rating.get("score") or 0) >= CRITICAL_SCORE:
-                yield str(entry.get("id"))
-                break
 
 
 def _time(text: str) -> datetime:

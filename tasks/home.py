@@ -91,6 +91,11 @@ class CoordinatorHome:
         return self.root / "releases"
 
     @property
+    def evidence(self) -> Path:
+        """Test results, vulnerability scan, VEX and regulatory statements that people brought."""
+        return self.root / "evidence"
+
+    @property
     def airflow(self) -> Path:
         """AIRFLOW_HOME of the coordinator."""
         return self.root / "airflow"

@@ -130,7 +130,11 @@ def components() -> list[Component]:
     runtime = _closure(found)
     return [
         Component(
-            name=name, version=found[name].version, license=_license(found[name]), runtime=name in runtime
+            name=name,
+            version=found[name].version,
+            license=_license(found[name]),
+            runtime=name in runtime,
+            requires=_requires(found, name),
         )
         for name in sorted(found)
     ]
@@ -162,6 +166,15 @@ def _closure(found: dict[str, metadata.Distribution]) -> set[str]:
             if need.marker is None or need.marker.evaluate({"extra": extra}):
                 waiting += [(_normal(need.name), e) for e in ("", *need.extras)]
     return {name for name, _ in reached}
+
+
+def _requires(found: dict[str, metadata.Distribution], name: str) -> list[str]:
+    """Installed packages that a package needs without any extra, by normalised name."""
+    from packaging.requirements import Requirement
+
+    needs = (Requirement(line) for line in found[name].requires or [])
+    named = {_normal(n.name) for n in needs if n.marker is None or n.marker.evaluate({"extra": ""})}
+    return sorted(named & set(found))
 
 
 def _license(found: metadata.Distribution) -> str:

@@ -11,10 +11,12 @@ from contracts.release import Change, GateResult, Lineage
 from contracts.study import StudyProtocol
 from contracts.version import CODE_VERSION
 from durable.files import read_json
-from release.facts import Evidence, ReleaseFacts
+from release.facts import ReleaseFacts
+from tasks.evidence import load_evidence
 from tasks.head import load_head
 from tasks.home import CoordinatorHome
 from tasks.lineage import admitted_under, components, lineage_of
+from tasks.regulatory import load_regulatory
 from tasks.reports import stored_reports
 from tasks.roster import study_noise
 from tasks.spending import shown_ledgers, site_privacy
@@ -56,6 +58,7 @@ def release_facts(
     sheets = admitted_under(home, protocol, load_plan(home, study, head.evaluation))
     lineage = lineage_of(home, protocol, sheets)
     previous, (version, change) = previous_release(home, protocol), version_of(home, protocol, lineage)
+    regulatory, statement = load_regulatory(home, protocol)
     noise = study_noise(home, protocol)
     achievable = home.study(study) / "achievable.json"
     return ReleaseFacts(
@@ -87,12 +90,9 @@ def release_facts(
         events=events,
         evidence=load_evidence(home),
         components=components(),
+        regulatory=regulatory,
+        regulatory_statement=statement,
     )
-
-
-def load_evidence(home: CoordinatorHome) -> Evidence:
-    """Test results, vulnerability scan and VEX statements that were brought to the coordinator."""
-    return Evidence()
 
 
 def version_of(home: CoordinatorHome, protocol: StudyProtocol, lineage: Lineage) -> tuple[str, Change]:

@@ -10,13 +10,24 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from contracts.canonical import sha256
+from contracts.datasheet import DataSheet
 from contracts.evaluation import EvaluationReport, Parity
-from contracts.release import Approval, GateResult, ReleaseManifest, SitePrivacy
-from contracts.signing import SigningKey
+from contracts.release import (
+    Approval,
+    GateResult,
+    Lineage,
+    ReleaseManifest,
+    RoundLineage,
+    SiteData,
+    SitePrivacy,
+)
+from contracts.signing import SigningKey, parse_signed, to_text
 from contracts.study import PatientPrivacy, StudyProtocol
 from privacy.accountant import Spend, epsilon
 from privacy.ledger import Ledger
 from release.directory import write_candidate
+from release.events import GENESIS, Event
 from release.export import model_metadata
 from release.facts import ReleaseFacts
 from tests.factories import ZERO, tiny_study
@@ -91,6 +102,45 @@ def tiny_ledger(site: str, study: StudyProtocol) -> tuple[SitePrivacy, bytes]:
         ), excerpt
 
 
+def sheets_of(study: StudyProtocol, sites: tuple[str, ...]) -> dict[str, str]:
+    """Each hospital's signed data sheet."""
+    return {
+        site: to_text(
+            site_key(site).sign(
+                DataSheet(
+                    study=study.study, protocol_hash=study.hash, site=site, connector="csv", cohort=ZERO,
+                    data_version="a" * 40, declared_size=400, holdout="keyed", checks=[], accepted=True,
+                    policy=ZERO, code_version="0.1.0", created=CREATED,
+                )
+            )
+        )
+        for site in sites
+    }  # fmt: skip
+
+
+def lineage_of(sheets: dict[str, str]) -> Lineage:
+    """One round over the hospitals of these data sheets."""
+    data = [
+        SiteData(
+            site=site, data_sheet=parse_signed(text).digest, cohort=ZERO, data_version="a" * 40, policy=ZERO
+        )
+        for site, text in sheets.items()
+    ]
+    updates = dict.fromkeys(sheets, ZERO)
+    rounds = [RoundLineage(round=1, kind="training", plan=ZERO, model=ZERO, updates=updates)]
+    return Lineage(data=data, rounds=rounds, environment=ZERO)
+
+
+def event_log() -> bytes:
+    """What happened, from registration to the last verification."""
+    lines, previous = [], GENESIS
+    for n, name in enumerate(("registered", "intake", "round_opened", "round_closed", "verified"), 1):
+        line = Event(n=n, time=CREATED, event=name, key=f"{name}/{n}", details={}, previous=previous).line
+        lines.append(line)
+        previous = sha256(line)
+    return b"\n".join(lines) + b"\n"
+
+
 def tiny_facts(study: StudyProtocol | None = None, *, passed: bool | None = True) -> ReleaseFacts:
     """Facts of two hospitals, one of them under the minimum cell."""
     study = study or tiny_study()
@@ -107,6 +157,7 @@ def tiny_facts(study: StudyProtocol | None = None, *, passed: bool | None = True
                 model=ZERO, cohort=ZERO, created=CREATED, **fields,
             )
         )  # fmt: skip
+    sheets = sheets_of(study, ("ash", "birch"))
     private = study.privacy.mode == "patient"
     shown = {r.site: tiny_ledger(r.site, study) for r in reports} if private else {}
     parity = Parity(max_abs_difference=1e-8, decisions_flipped=0, tolerance=1e-5)
@@ -125,6 +176,9 @@ def tiny_facts(study: StudyProtocol | None = None, *, passed: bool | None = True
             shown[r.site][0] if shown else SitePrivacy(site=r.site, declared_size=400) for r in reports
         ],
         ledgers={site: excerpt for site, (_, excerpt) in shown.items()},
+        data_sheets=sheets,
+        lineage=lineage_of(sheets),
+        events=event_log(),
         verification=[r.model_copy(update={"kind": "verification", "parity": parity}) for r in reports],
         training_noise=1.25 if private else None,
         statistics_noise=9.5 if study.first_round == 0 and private else None,

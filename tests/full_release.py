@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from contracts.canonical import canonical_json, sha256
-from contracts.datasheet import DataSheet
-from contracts.release import Approval, Lineage, ReleaseFile, ReleaseManifest, RoundLineage, SiteData
-from contracts.signing import SigningKey, parse_signed, to_text
+from contracts.release import Approval, ReleaseFile, ReleaseManifest
+from contracts.signing import SigningKey
 from contracts.study import StudyProtocol
 from release.contents import MANIFEST
 from release.directory import read_manifest, seal, write_candidate
-from release.events import GENESIS, Event
 from release.facts import ReleaseFacts
 from release.signature import ReleaseKey
-from tests.dossiers import APPROVED, CREATED, PUBLISHED, metadata_of, site_key, tiny_facts, tiny_onnx
-from tests.factories import ZERO, tiny_study
+from tests.dossiers import APPROVED, PUBLISHED, metadata_of, tiny_facts, tiny_onnx
+from tests.factories import tiny_study
 
 PRIVATE = {"mode": "patient", "epsilon": 3.0, "delta": 1e-4, "max_grad_norm": 0.7}
 SITES = ("ash", "birch")
@@ -40,77 +36,10 @@ def full_study(**changes: Any) -> StudyProtocol:
 
 
 def full_facts(**changes: Any) -> ReleaseFacts:
-    """Facts with data sheets, lineage and event log."""
-    study = full_study()
-    sheets = {site: to_text(site_key(site).sign(_sheet(study, site))) for site in SITES}
-    lineage = Lineage(
-        data=[
-            SiteData(
-                site=site,
-                data_sheet=parse_signed(text).digest,
-                cohort=ZERO,
-                data_version="a" * 40,
-                policy=ZERO,
-            )
-            for site, text in sheets.items()
-        ],
-        rounds=[
-            RoundLineage(round=1, kind="training", plan=ZERO, model=ZERO, updates=dict.fromkeys(SITES, ZERO))
-        ],
-        environment=ZERO,
+    """Facts of a release that the operator started and two people signed off."""
+    return dataclasses.replace(
+        tiny_facts(full_study()), **{"triggered_by": "operator", "verified": VERIFIED} | changes
     )
-    fields = {
-        "lineage": lineage,
-        "data_sheets": sheets,
-        "events": _events(),
-        "triggered_by": "operator",
-        "verified": VERIFIED,
-    }
-    return dataclasses.replace(tiny_facts(study), **fields | changes)
-
-
-def _sheet(study: StudyProtocol, site: str) -> DataSheet:
-    return DataSheet(
-        study=study.study, protocol_hash=study.hash, site=site, connector="csv", cohort=ZERO,
-        data_version="a" * 40, declared_size=400, holdout="keyed", checks=[], accepted=True, policy=ZERO,
-        code_version="0.1.0", created=CREATED,
-    )  # fmt: skip
-
-
-def _events() -> bytes:
-    lines, previous = [], GENESIS
-    for n, name in enumerate(("registered", "intake", "round_opened", "round_closed", "verified"), 1):
-        line = Event(n=n, time=CREATED, event=name, key=f"{name}/{n}", details={}, previous=previous).line
-        lines.append(line)
-        previous = sha256(line)
-    return b"\n".join(lines) + b"\n"
-
-
-def bills(facts: ReleaseFacts, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The smallest SBOM with a model card, and a VEX without a vulnerability."""
-    head = {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1}
-    model = {
-        "type": "machine-learning-model",
-        "bom-ref": "model",
-        "name": facts.product,
-        "version": facts.version,
-        "hashes": [{"alg": "SHA-256", "content": sha256(files["model.onnx"])}],
-        "modelCard": {"considerations": {"users": ["clinicians"]}},
-    }
-    return {
-        "sbom.cdx.json": json.dumps(head | {"metadata": {"component": model}}).encode(),
-        "vex.cdx.json": json.dumps(head | {"vulnerabilities": []}).encode(),
-    }
-
-
-def dossier(facts: ReleaseFacts, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The whole dossier as far as this version writes one, and the bills above where it does not."""
-    small = bills(facts, files)
-    if importlib.util.find_spec("release.dossier") is None:
-        return small
-    from release.dossier.assemble import dossier_files
-
-    return small | dossier_files(facts, {**files, **small})
 
 
 def approvals_of(manifest: ReleaseManifest, **changes: Any) -> list[Approval]:
@@ -176,6 +105,6 @@ def full_release(root: Path, facts: ReleaseFacts | None = None, key: ReleaseKey 
     root.mkdir(parents=True, exist_ok=True)
     key = key or ReleaseKey.make(root / "release.pem")
     model = tiny_onnx(root / "model.onnx", metadata=metadata_of(facts))
-    manifest = write_candidate(root / "candidate", facts, model, dossier)
+    manifest = write_candidate(root / "candidate", facts, model)
     seal(root / "candidate", root / facts.version, approvals_of(manifest), key, PUBLISHED)
     return Sealed(root / facts.version, key)

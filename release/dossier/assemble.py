@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
-from types import ModuleType
 
 from contracts.canonical import sha256
 from release.dossier import (
     annex_iv,
+    chai,
     change_control,
     conformance,
     governance,
@@ -16,44 +15,19 @@ from release.dossier import (
     intended_use,
     model_description,
     monitoring,
+    provenance,
     risk,
+    sbom,
+    soup,
     split_attestation,
     statements,
     tripod_ai,
+    vex,
 )
 from release.facts import ReleaseFacts
 
 Files = Mapping[str, bytes]
 Make = Callable[[ReleaseFacts, Files], bytes]
-
-
-def _module(name: str) -> ModuleType | None:
-    """Return a module of this package, or None where this version has none; any other failure is raised."""
-    path = f"release.dossier.{name}"
-    try:
-        return importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name == path:
-            return None
-        raise
-
-
-def _sbom(module: ModuleType, facts: ReleaseFacts, files: Files) -> bytes:
-    made: bytes = module.sbom(facts, sha256(files["model.onnx"]))
-    return made
-
-
-def _provenance(module: ModuleType, facts: ReleaseFacts, files: Files) -> bytes:
-    made: bytes = module.provenance(facts, {path: sha256(data) for path, data in sorted(files.items())})
-    return made
-
-
-def _plain(name: str) -> Callable[[ModuleType, ReleaseFacts, Files], bytes]:
-    def make(module: ModuleType, facts: ReleaseFacts, files: Files) -> bytes:
-        made: bytes = getattr(module, name)(facts)
-        return made
-
-    return make
 
 
 # What people and authorities read, made of facts and of the study's YAML alone.
@@ -69,12 +43,12 @@ DOCUMENTS: tuple[tuple[str, Make], ...] = (
     (hti1.FILE, lambda facts, _: hti1.hti1(facts)),
 )
 
-# Made by modules that a version may lack: path, module, and how it is called.
-COMPONENTS: tuple[tuple[str, str, Callable[[ModuleType, ReleaseFacts, Files], bytes]], ...] = (
-    ("sbom.cdx.json", "sbom", _sbom),
-    ("vex.cdx.json", "vex", _plain("vex")),
-    ("soup.json", "soup", _plain("soup")),
-    ("dossier/chai.xml", "chai", _plain("chai")),
+# What machines read.
+COMPONENTS: tuple[tuple[str, Make], ...] = (
+    ("sbom.cdx.json", lambda facts, files: sbom.sbom(facts, sha256(files["model.onnx"]))),
+    ("vex.cdx.json", lambda facts, _: vex.vex(facts)),
+    ("soup.json", lambda facts, _: soup.soup(facts)),
+    ("dossier/chai.xml", lambda facts, _: chai.chai(facts)),
 )
 
 # Indexes point into all of the above.
@@ -98,16 +72,9 @@ def dossier_files(facts: ReleaseFacts, files: Files) -> dict[str, bytes]:
         The new files only; `conformance.json` is made last, over all of them, `provenance.json` before it.
     """
     made: dict[str, bytes] = {}
-    for path, make in DOCUMENTS:
+    for path, make in (*DOCUMENTS, *COMPONENTS, *INDEXES):
         made[path] = make(facts, {**files, **made})
-    for path, name, call in COMPONENTS:
-        module = _module(name)
-        if module is not None:
-            made[path] = call(module, facts, {**files, **made})
-    for path, make in INDEXES:
-        made[path] = make(facts, {**files, **made})
-    module = _module("provenance")
-    if module is not None:
-        made["provenance.json"] = _provenance(module, facts, {**files, **made})
+    digests = {path: sha256(data) for path, data in sorted({**files, **made}.items())}
+    made["provenance.json"] = provenance.provenance(facts, digests)
     made[conformance.FILE] = conformance.conformance(facts, {**files, **made})
     return made

@@ -5,6 +5,8 @@ Titles are in our words. Clause numbers are those of the editions named in `SOUR
 
 from __future__ import annotations
 
+from release.dossier.chai import FIELDS as CHAI_FIELDS
+from release.dossier.chai import STATEMENTS as CHAI_STATEMENTS
 from release.dossier.change_control import FILE as PCCP
 from release.dossier.change_control import PROTOCOL_PARTS
 from release.dossier.change_control import SOURCE as PCCP_SOURCE
@@ -83,6 +85,7 @@ STANDARDS: dict[str, tuple[Item, ...]] = {
             "8",
             "Components under configuration management (SBOM)",
             ("sbom.cdx.json", WHOLE),
+            ("soup.json", "/software"),
         ),
     ),
     "ISO 14971": (
@@ -197,8 +200,28 @@ STANDARDS: dict[str, tuple[Item, ...]] = {
             "1.6",
             "Bill of materials with the model and its card",
             ("sbom.cdx.json", "/components"),
+            ("soup.json", "/software"),
         ),
-        _release_file("cyclonedx.vex", "1.6 VEX", "Statements on vulnerabilities", ("vex.cdx.json", WHOLE)),
+        _item(
+            "cyclonedx.considerations",
+            "1.6 modelCard",
+            "Considerations of the model card: users, use cases, limits, ethics, fairness",
+            ("sbom.cdx.json", "/components"),
+            (USE, "#intended-use"),
+            *(
+                (STATEMENTS, f"/fields/{name}")
+                for name in ("users", "use_of_output", "limitations", "ethics")
+            ),
+            (STATEMENTS, "/fields/bias"),
+            statement="none",
+        ),
+        _release_file(
+            "cyclonedx.vex",
+            "1.6 VEX",
+            "Statements on vulnerabilities",
+            (RISK, "/evidence/scan_time"),
+            ("vex.cdx.json", WHOLE),
+        ),
     ),
     "SLSA": (
         _release_file(
@@ -208,7 +231,16 @@ STANDARDS: dict[str, tuple[Item, ...]] = {
             ("provenance.json", WHOLE),
         ),
     ),
-    "CHAI": (_release_file("chai.card", "v0.2", "Applied Model Card", ("dossier/chai.xml", WHOLE)),),
+    "CHAI": (
+        _release_file(
+            "chai.card",
+            "v0.2",
+            "Applied Model Card, with every text that a person writes in a field",
+            ("dossier/chai.xml", WHOLE),
+            *((STATEMENTS, f"/fields/{name}") for name in CHAI_FIELDS),
+        ),
+        *(_item(f"chai.{name}", element, title) for name, (element, title) in CHAI_STATEMENTS.items()),
+    ),
     "NIST AI RMF": (
         _item(
             "nist.govern",

@@ -14,13 +14,9 @@ from contracts.release import ReleaseManifest
 from contracts.study import StudyProtocol, parse_study
 
 
-class NotThere(Exception):
-    """The release has no such part, and need not have one."""
-
-
 @dataclass(frozen=True)
 class Check:
-    """One check. `passed` is None when it was not made: the part is not there, or an earlier check failed."""
+    """One check. `passed` is None when it was not made, since an earlier one failed."""
 
     name: str
     passed: bool | None
@@ -81,12 +77,10 @@ def made(name: str, number: str, check: Callable[[], str]) -> Check:
     Args:
         name: of the check.
         number: of its failure, when the check does not raise a numbered error itself.
-        check: returns what it found, raises when it does not hold, `NotThere` when there is nothing to check.
+        check: returns what it found, raises when it does not hold.
     """
     try:
         return Check(name, True, check(), number)
-    except NotThere as nothing:
-        return Check(name, None, str(nothing), number)
     except ConsiliumError as error:
         return Check(name, False, error.detail, error.number)
     except Exception as error:

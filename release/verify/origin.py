@@ -6,17 +6,15 @@ from contracts.datasheet import DataSheet
 from contracts.errors import ConsiliumError
 from contracts.release import SiteData
 from contracts.signing import open_signed, parse_signed
-from release.contents import DATA_SHEETS, EVENTS, SHEETS_REQUIRED
+from release.contents import DATA_SHEETS, EVENTS
 from release.ledgers import FOLDER, check_exchanges, check_replay, keeper
-from release.verify.check import NotThere, Opened
+from release.verify.check import Opened
 
 
 def lineage(release: Opened) -> str:
     """Each hospital's data sheet is the one that the lineage names, and accepted for this protocol (E701)."""
     data = release.manifest.lineage.data
     sheets = {file.path for file in release.manifest.files if file.path.startswith(f"{DATA_SHEETS}/")}
-    if not sheets and not SHEETS_REQUIRED:
-        raise NotThere("the release holds no data sheet")
     if sheets != {f"{DATA_SHEETS}/{one.site}.json" for one in data}:
         raise ConsiliumError("E703", f"the lineage names {[d.site for d in data]}, there is {sorted(sheets)}")
     absent = sorted(set(release.manifest.sites) - {one.site for one in data})
@@ -55,10 +53,8 @@ def _sheet(release: Opened, named: SiteData) -> None:
 def events(release: Opened) -> str:
     """The event log is unbroken and ends in the head that the manifest names (E712)."""
     head = release.manifest.events
-    if head is None and not release.has(EVENTS):
-        raise NotThere("the manifest names no event log")
-    if head is None or not release.has(EVENTS):
-        raise ConsiliumError("E712", f"{EVENTS} and its head in the manifest go together")
+    if head is None:
+        raise ConsiliumError("E712", f"the manifest names no head of {EVENTS}")
     from release.events import check_events
 
     data = release.read(EVENTS)

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from contracts.evaluation import Parity
-from release.facts import Evidence
 from tasks.fact_gates import (
     approvals_verdict,
     ledgers_verdict,
     parity_verdict,
-    vulnerabilities_verdict,
 )
 from tests.dossiers import tiny_facts
 from tests.factories import private_study
@@ -20,38 +16,6 @@ from tests.factories import private_study
 NOW = "2026-03-01T12:00:00Z"
 SITES = ["ash", "birch"]
 WITHDRAWN = {"birch": {"number": "E303", "name": "site-withdrawn", "sentence": ""}}
-
-
-def scan(*vulnerabilities: dict, time: str = "2026-02-20T08:00:00Z", vex: dict | None = None) -> Evidence:
-    return Evidence(scan={"vulnerabilities": list(vulnerabilities)}, scan_time=time, vex=vex)
-
-
-def rated(severity: str, name: str = "CVE-2026-1", **fields: object) -> dict:
-    return {"id": name, "ratings": [{"severity": severity}], **fields}
-
-
-def test_a_scan_without_an_open_critical_vulnerability_passes() -> None:
-    assert vulnerabilities_verdict(scan(), NOW).passed is True
-    assert vulnerabilities_verdict(scan(rated("high")), NOW).passed is True
-
-
-@pytest.mark.parametrize(
-    "entry", [rated("critical"), {"id": "CVE-2026-1", "ratings": [{"method": "CVSSv31", "score": 9.8}]}]
-)
-def test_a_critical_vulnerability_needs_a_statement_that_clears_it(entry: dict) -> None:
-    verdict = vulnerabilities_verdict(scan(entry), NOW)
-    assert verdict.passed is False and "CVE-2026-1" in verdict.detail
-    for state, cleared in (("not_affected", True), ("in_triage", False), ("exploitable", False)):
-        vex = {"vulnerabilities": [{"id": "CVE-2026-1", "analysis": {"state": state}}]}
-        assert vulnerabilities_verdict(scan(entry, vex=vex), NOW).passed is cleared, state
-    other = {"vulnerabilities": [{"id": "CVE-2026-2", "analysis": {"state": "not_affected"}}]}
-    assert vulnerabilities_verdict(scan(entry, vex=other), NOW).passed is False
-
-
-@pytest.mark.parametrize("time", ["2026-01-29T08:00:00Z", "2026-03-05T08:00:00Z"])
-def test_an_old_a_future_and_an_absent_scan_are_open(time: str) -> None:
-    assert vulnerabilities_verdict(scan(time=time), NOW).passed is None
-    assert vulnerabilities_verdict(Evidence(), NOW).passed is None
 
 
 def test_every_hospital_must_have_verified_under_a_current_approval() -> None:

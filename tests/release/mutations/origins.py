@@ -79,7 +79,7 @@ def the_last_event_cut_off(world: World) -> None:
     events(world, lambda lines: [*lines[:-1], lines[-1][:-1]])
 
 
-@mutation("events", "E712", "go together")
+@mutation("events", "E712", "names no head")
 def an_event_log_without_a_head(world: World) -> None:
     world.it.rewrite(events=None)
 
