@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from contracts.dossier import Dossier
 from contracts.release import Lineage, RoundLineage, SiteData
 from contracts.signing import Signed, SigningKey, to_text
 from contracts.study import StudyProtocol
+from release.events import GENESIS, Event
 from release.facts import Evidence, ReleaseFacts
 from tests.dossiers import tiny_facts
 from tests.factories import tiny_study
@@ -52,11 +52,11 @@ def documented(protocol: StudyProtocol | None = None, **changes: Any) -> Release
         for site, signed in sheets.items()
     ]  # fmt: skip
     rounds = [RoundLineage(round=n, kind="training", plan=digest({"plan": n}), updates={}) for n in range(2)]
-    event = {"n": 0, "time": OPENED, "event": "round opened", "details": {"plan": PLAN}, "previous": "0" * 64}
+    event = Event(n=1, time=OPENED, event="round_opened", key=PLAN, details={}, previous=GENESIS)
     found: dict[str, Any] = {
         "data_sheets": {site: to_text(signed) for site, signed in sheets.items()},
         "lineage": Lineage(data=data, rounds=rounds, environment="0" * 64),
-        "events": json.dumps(event).encode() + b"\n",
+        "events": event.line + b"\n",
         "evidence": Evidence(tests={"tests/test_a.py::test_a": "passed"}, tests_time=OPENED),
         "triggered_by": "operator",
     }
