@@ -17,33 +17,20 @@ from contracts.fields import (
     StudyName,
     Timestamp,
 )
-from contracts.gates import Baseline
-
-MetricName = Literal[
-    "auroc",
-    "auprc",
-    "accuracy",
-    "sensitivity",
-    "specificity",
-    "ppv",
-    "npv",
-    "alert_rate",
-    "brier",
-    "ece",
-    "calibration_slope",
-    "calibration_intercept",
-    "observed_expected",
-    "net_benefit",
-]
+from contracts.gates import Baseline, MetricName
 
 
 class Estimate(Contract):
-    """A metric with its standard error and 95 % interval, as far as they are defined."""
+    """A metric with its standard error and 95 % interval, as far as they are defined.
+
+    `at_worst`: a hospital tells only a range of counts; the value is the worst of it, the interval covers it.
+    """
 
     value: Finite
     standard_error: Finite | None = None
     lower: Finite | None = None
     upper: Finite | None = None
+    at_worst: Literal[True] | None = None
 
 
 class CalibrationBin(Contract):

@@ -12,7 +12,7 @@ from contracts.fields import Contract, FeatureName, Finite
 Fact = Literal["parity", "ledgers", "approvals", "vulnerabilities"]
 FACTS: tuple[Fact, ...] = ("parity", "ledgers", "approvals", "vulnerabilities")
 
-Metric = Literal[
+MetricName = Literal[
     "auroc",
     "auprc",
     "accuracy",
@@ -27,15 +27,8 @@ Metric = Literal[
     "calibration_intercept",
     "observed_expected",
     "net_benefit",
-    "subgroup_gap",
-    "difference",
-    "non_inferiority",
-    "epsilon",
-    "parity",
-    "ledgers",
-    "approvals",
-    "vulnerabilities",
 ]
+Metric = Literal[MetricName, "subgroup_gap", "difference", "non_inferiority", "epsilon", Fact]
 
 Baseline = Literal["local", "reference", "previous", "first"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from contracts.errors import ConsiliumError
-from contracts.evaluation import MetricName
+from contracts.gates import MetricName
 from contracts.release import ModelInput, ReleaseManifest
 from contracts.study import StudyProtocol, parse_study
 from release.directory import read_manifest

@@ -69,6 +69,11 @@ WORDS: tuple[tuple[str, str], ...] = (
         "The share of the variation between hospitals that is more than chance.",
     ),
     (
+        "At worst",
+        "Too few patients stand behind the number (such as few missed outcomes), so the hospital tells "
+        "only a range. Shown is the worst of it, and the interval covers all of it.",
+    ),
+    (
         "Withheld",
         "Too few patients in a class to be shown without pointing at a person.",
     ),
@@ -81,7 +86,15 @@ WORDS: tuple[tuple[str, str], ...] = (
 METHOD: dict[str, str] = {
     "auroc": "DeLong 1988 at each hospital; pooled: random effects on the logit",
     "auprc": "average precision at each hospital",
-    "accuracy": "share of right decisions at the locked threshold; Wilson 1927",
+    "at_worst": (
+        "a count under the minimum cell (such as few missed events) leaves a hospital as a range: the "
+        "value is the worst of it (fewest right decisions; the most alerts), the interval covers all of "
+        "it"
+    ),
+    "accuracy": (
+        "share of right decisions at the locked threshold; Wilson 1927; pooled: right decisions of all "
+        "patients, at worst where a hospital's are"
+    ),
     "sensitivity": "at the locked threshold; Wilson 1927",
     "specificity": "at the locked threshold; Wilson 1927",
     "ppv": "at the locked threshold; Wilson 1927; at the prevalence of these patients",
@@ -94,8 +107,22 @@ METHOD: dict[str, str] = {
     "observed_expected": "observed by expected events; pooled on the log scale",
     "net_benefit": "Vickers and Elkin 2006; advantage over the better of treating all and treating none, "
     "at the locked threshold",
-    "comparisons": "paired on the same holdout patients, model minus baseline",
+    "comparisons": (
+        "on the same holdout patients, model minus baseline; AUROC (DeLong 1988) and Brier score paired; "
+        "net benefit as the difference of the two values, with the sum of their errors; pooled: random "
+        "effects"
+    ),
     "roc": "from merged bins of risk, each of at least the minimum cell in either class",
     "calibration": "merged bins of risk, each of at least the minimum cell in either class",
-    "heterogeneity": "random effects over hospitals; new_site: 95 % prediction interval for a new hospital",
+    "pooled": (
+        "accuracy: of all patients; Brier score, ECE and net benefit: mean over patients; else random "
+        "effects over hospitals, on the logit (AUROC, AUPRC and rates), log (observed by expected) or own "
+        "scale"
+    ),
+    "heterogeneity": (
+        "random effects over hospitals. From 10 of them: tau2 of Paule and Mandel 1982, interval of "
+        "Hartung and Knapp 2001 with its scale not below 1, new_site by Student's t (Higgins 2009). Below "
+        "that: a half-normal prior on tau (`prior` names it), integrated over tau (Roever 2020). "
+        "new_site: 95 % prediction interval for a new hospital. i2: Higgins and Thompson 2002"
+    ),
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from contracts.release import GateResult
 from release import glossary, statements
+from release.events import check_events, frozen_cohorts
 from release.facts import ReleaseFacts
 from release.forest import Forest, Row, forest
 from release.markup import Html, joined
@@ -43,7 +44,8 @@ def validation_document(facts: ReleaseFacts) -> dict[str, Any]:
     """Return `validation.json`: `pooled` and every hospital's name at the top, as in `consilium simulate`.
 
     What is not a hospital's stands under keys with a leading underscore, which no hospital's name can have:
-    `_study`, `_gates` (in the protocol's order), `_parity` and `_diagnostics` (by hospital), `_change` (since
+    `_study`, `_gates` (in the protocol's order), `_parity` and `_diagnostics` (by hospital; `frozen`: its
+    holdout is the one before the first exchange), `_change` (since
     the release before), `_approvals_asked` (roles), `_method` (how each number was made) and
     `_achievable_auroc` (simulated cohorts only).
     """
@@ -62,11 +64,21 @@ def validation_document(facts: ReleaseFacts) -> dict[str, Any]:
         },
         "_gates": [gate.model_dump() for gate in facts.gates],
         "_parity": {r.site: r.parity.model_dump() for r in facts.verification if r.parity},
-        "_diagnostics": {site: found.model_dump() for site, found in sorted(facts.diagnostics.items())},
+        "_diagnostics": _diagnostics(facts),
         "_change": facts.change.model_dump(mode="json"),
         "_approvals_asked": list(facts.protocol.sign_off.roles),
         "_method": dict(glossary.METHOD),
         "_achievable_auroc": dict(facts.achievable_auroc),
+    }
+
+
+def _diagnostics(facts: ReleaseFacts) -> dict[str, dict[str, bool]]:
+    """What each hospital's holdout says of itself, and whether it is the one before the first exchange."""
+    frozen = frozen_cohorts(check_events(facts.events, None))
+    evaluated = {report.site: report.cohort for report in facts.evaluation}
+    return {
+        site: found.model_dump() | {"frozen": site in evaluated and evaluated[site] == frozen.get(site)}
+        for site, found in sorted(facts.diagnostics.items())
     }
 
 
@@ -102,6 +114,7 @@ class Page:
         self.withheld = {name: tree["reason"] for name, tree in self.sites.items() if tree.get("suppressed")}
         self.cell = facts.protocol.cohort.minimum_cell
         self.verdict = statements.verdict_of(facts.gates)
+        self.stopped = self.verdict in ("failed", "untestable")
         self.verdict_title, self.verdict_meaning = statements.VERDICTS[self.verdict]
         self.show, self.interval = self.numbers.show, self.numbers.interval
         self.glossary = glossary.WORDS
@@ -128,6 +141,14 @@ class Page:
         """(metric, heading, form) of a table, without the metrics that nobody shows."""
         wanted = {"threshold": _AT_THRESHOLD, "calibration": _CALIBRATION, "ranking": _RANKING}[group]
         return [column for column in wanted if any(column[0] in tree for tree in self.facts.metrics.values())]
+
+    def at_worst(self, columns: Sequence[tuple[str, str, str]]) -> list[str]:
+        """Name the hospitals of which a metric of these columns is the worst of a range."""
+        return [
+            name
+            for name in self.sites
+            if any(self.numbers.at(name, key, "at_worst") for key, _, _ in columns)
+        ]
 
     @cached_property
     def auroc(self) -> Html:
@@ -203,7 +224,7 @@ class Page:
         span = (planned.low, planned.high)
         axes = DecisionAxes.over(curves.values(), span)
         sites = {name: decision_panel(name, curve, cut, axes) for name, curve in curves.items()}
-        if not pooled:
+        if len(pooled) < 2:  # a point is no curve
             return None, sites
         return decision_panel("pooled", pooled, cut, DecisionAxes.over([pooled], span), large=True), sites
 

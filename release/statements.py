@@ -69,7 +69,7 @@ def compared(baseline: str, facts: ReleaseFacts, numbers: Numbers) -> list[Html]
     if worst is not None and numbers.at(*path, "sites") != 1:
         size, interval = numbers.show(*there, form="signed"), _bracketed(there, numbers)
         said.append(joined([f"Least favourable hospital: {worst}, difference ", size, *interval, "."]))
-    said += _net_benefit(path, name, numbers)
+    said += _net_benefit(path, name, facts, numbers)
     said += [joined([text]) for text in _non_inferiority(baseline, facts.protocol, facts.gates)]
     return said
 
@@ -110,7 +110,7 @@ def _best_hospital(path: tuple[str, ...], numbers: Numbers) -> Iterator[Html]:
     ])  # fmt: skip
 
 
-def _net_benefit(path: tuple[str, ...], name: str, numbers: Numbers) -> Iterator[Html]:
+def _net_benefit(path: tuple[str, ...], name: str, facts: ReleaseFacts, numbers: Numbers) -> Iterator[Html]:
     there = (*path, "net_benefit")
     found = numbers.at(*there)
     if not isinstance(found, Mapping):
@@ -119,8 +119,11 @@ def _net_benefit(path: tuple[str, ...], name: str, numbers: Numbers) -> Iterator
     more = "more" if found["value"] > 0 else "fewer"
     worth = f"{each} {more} found per 1000 patients than" if each else "as many found as"
     unclear = found.get("lower", -1.0) <= 0 <= found.get("upper", 1.0)
+    sites = [site for site in facts.metrics if site != "pooled"]
+    shown = [s for s in sites if numbers.at(s, *path[1:], "differences", "net_benefit") is not None]
+    where = "" if len(shown) == len(sites) else f" (where it may be known: {', '.join(shown)})"
     yield joined([
-        "Difference in net benefit at the threshold: ", numbers.show(*there, form="signed"),
+        f"Difference in net benefit at the threshold{where}: ", numbers.show(*there, form="signed"),
         *_bracketed(there, numbers),
         f". That is worth {worth} with {name}, at as many needless alerts",
         "; it may be chance." if unclear and each else ".",

@@ -12,14 +12,8 @@ from itertools import accumulate
 from typing import NoReturn
 
 from contracts.errors import ConsiliumError
-from contracts.evaluation import (
-    CalibrationBin,
-    DecisionPoint,
-    Estimate,
-    EvaluationReport,
-    MetricName,
-    SubgroupResult,
-)
+from contracts.evaluation import CalibrationBin, DecisionPoint, Estimate, EvaluationReport, SubgroupResult
+from contracts.gates import MetricName
 from validation.disclosure import TABLE_METRICS, Counts, Table, table_metrics
 from validation.proportion import wilson
 
@@ -276,7 +270,7 @@ def _same(found: Estimate, exact: Estimate) -> bool:
         ends.append(
             (found.standard_error, max(exact.standard_error or 0.0, 1e-4 if exact.standard_error else 0.0))
         )
-    return all(_close(a, b) for a, b in ends)
+    return found.at_worst == exact.at_worst and all(_close(a, b) for a, b in ends)
 
 
 def _close(a: float | None, b: float | None) -> bool:

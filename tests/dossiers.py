@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
+from pydantic import JsonValue
 
 from contracts.canonical import sha256
 from contracts.datasheet import DataSheet
@@ -131,13 +132,15 @@ def lineage_of(sheets: dict[str, str]) -> Lineage:
     return Lineage(data=data, rounds=rounds, environment=ZERO)
 
 
-def event_log() -> bytes:
-    """What happened, from registration to the last verification."""
+def event_log(sites: tuple[str, ...]) -> bytes:
+    """What happened, from registration to the last verification; these hospitals were admitted at intake."""
     lines, previous = [], GENESIS
+    admitted: dict[str, JsonValue] = {"cohorts": dict.fromkeys(sites, ZERO)}
     for n, name in enumerate(("registered", "intake", "round_opened", "round_closed", "verified"), 1):
-        line = Event(n=n, time=CREATED, event=name, key=f"{name}/{n}", details={}, previous=previous).line
-        lines.append(line)
-        previous = sha256(line)
+        details = admitted if name == "intake" else {}
+        event = Event(n=n, time=CREATED, event=name, key=f"{name}/{n}", details=details, previous=previous)
+        lines.append(event.line)
+        previous = sha256(event.line)
     return b"\n".join(lines) + b"\n"
 
 
@@ -178,7 +181,7 @@ def tiny_facts(study: StudyProtocol | None = None, *, passed: bool | None = True
         ledgers={site: excerpt for site, (_, excerpt) in shown.items()},
         data_sheets=sheets,
         lineage=lineage_of(sheets),
-        events=event_log(),
+        events=event_log(("ash", "birch")),
         verification=[r.model_copy(update={"kind": "verification", "parity": parity}) for r in reports],
         training_noise=1.25 if private else None,
         statistics_noise=9.5 if study.first_round == 0 and private else None,

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.evaluation import (
-    Comparison,
-    DecisionPoint,
-    Estimate,
-    EvaluationReport,
-    HoldoutDiagnostics,
-    Parity,
-)
-from contracts.release import Change, Lineage, RoundLineage, SiteData
+from contracts.evaluation import Comparison, EvaluationReport, HoldoutDiagnostics, Parity
+from contracts.release import Change
 from contracts.study import StudyProtocol
 from release.facts import ReleaseFacts
-from tests.dossiers import CREATED, tiny_facts
+from tests.dossiers import CREATED, event_log, lineage_of, sheets_of, tiny_facts
 from tests.factories import ZERO, tiny_study
-from validation import comparison, decision_curve
-from validation.calibration import ece, observed_expected
-from validation.discrimination import auprc, auroc
+from validation.baselines import BaselineName, compare
 from validation.gates import judge
-from validation.operating_point import operating_point
 from validation.performance import evaluate
 from validation.pooling import metrics_tree
 
 HOSPITALS = {"alder": 900, "birch": 620, "cedar": 340, "rowan": 1400, "hazel": 40}  # hazel is withheld
 CELL = 10
+WEAKER: dict[BaselineName, float] = {
+    "local": 0.55,
+    "reference": 1.3,
+    "first": 0.25,
+    "left_out": 0.3,
+}  # logit noise
 GATES: list[dict[str, Any]] = [
     {"metric": "auroc", "bound": "lower", "at_least": 0.7},
     {"metric": "auroc", "scope": "site", "at_least": 0.7},
@@ -93,6 +88,7 @@ def full_facts(
     hospitals = hospitals or HOSPITALS
     draw = np.random.default_rng(7)
     reports = [_report(site, n, study, draw) for site, n in hospitals.items()]
+    sheets = sheets_of(study, tuple(hospitals))
     parity = Parity(max_abs_difference=1e-5, decisions_flipped=0, tolerance=1e-5)
     fields: dict[str, Any] = {
         "protocol": study,
@@ -107,14 +103,9 @@ def full_facts(
             r.site: HoldoutDiagnostics(enough_events=not r.suppressed, prevalence=True, missingness=True)
             for r in reports
         },
-        "lineage": Lineage(
-            data=[SiteData(site=s, data_sheet="ab" * 32, cohort="cd" * 32, policy=ZERO) for s in hospitals],
-            rounds=[
-                RoundLineage(round=i, kind="training" if i else "statistics", plan=ZERO, updates={})
-                for i in range(3)
-            ],
-            environment=ZERO,
-        ),
+        "data_sheets": sheets,
+        "lineage": lineage_of(sheets),
+        "events": event_log(tuple(hospitals)),
     }
     base = tiny_facts(study)
     return ReleaseFacts(**{**base.__dict__, **fields, **changes})
@@ -128,51 +119,17 @@ def _report(site: str, n: int, study: StudyProtocol, draw: np.random.Generator) 
     y = (draw.random(n) < _expit(signal + draw.normal(0, 0.8, n))).astype(np.int64)
     p = _expit(signal * (0.7 if site == "cedar" else 0.9) - (0.9 if site == "rowan" else 0.0))
     fields = evaluate(p, y, x, study, CELL)
-    if not fields["suppressed"]:
-        t, low, high = study.decision_threshold, *_range(study)
-        assert isinstance(t, float)
-        fields["metrics"] |= {
-            **operating_point(p, y, t),
-            "auprc": auprc(p, y),
-            "observed_expected": observed_expected(p, y),
-            "ece": ece(p, y),
-            "net_benefit": decision_curve.net_benefit_advantage(p, y, t),
-        }
-        fields["decision_curve"] = [
-            DecisionPoint(threshold=d.threshold, model=d.model, treat_all=d.treat_all)
-            for d in decision_curve.decision_curve(p, y, low, high, CELL)
-        ]
-        fields["comparisons"] = [
-            _comparison(name, p, _expit(weaken(signal)), y, t) for name, weaken in _baselines(draw, n).items()
-        ]
+    comparisons: list[Comparison] = []
+    others: list[NDArray[np.float64]] = []
+    for name, spread in WEAKER.items():
+        other = _expit(signal + draw.normal(0, spread, n))
+        found = compare(name, p, other, y, study.decision_threshold, CELL, others)
+        comparisons += [found] if found else []
+        others += [other] if found else []
     return EvaluationReport(
         study=study.study, protocol_hash=study.hash, plan=ZERO, kind="evaluation", site=site, model=ZERO,
-        cohort=ZERO, created=CREATED, **fields,
+        cohort=ZERO, created=CREATED, comparisons=comparisons, **fields,
     )  # fmt: skip
-
-
-def _range(study: StudyProtocol) -> tuple[float, float]:
-    planned = study.validation.net_benefit
-    return (planned.low, planned.high) if planned else (0.1, 0.5)
-
-
-def _baselines(
-    draw: np.random.Generator, n: int
-) -> dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]]:
-    noise = {"local": 0.55, "reference": 1.3, "first": 0.25, "left_out": 0.3}
-    return {name: lambda s, e=draw.normal(0, scale, n): s + e for name, scale in noise.items()}  # type: ignore[misc]
-
-
-def _comparison(
-    name: str, p: NDArray[np.float64], other: NDArray[np.float64], y: NDArray[np.int64], t: float
-) -> Comparison:
-    differences: dict[str, Estimate] = {
-        "auroc": comparison.auroc_difference(p, other, y),
-        "net_benefit": comparison.net_benefit_difference(p, other, y, t),
-        "brier": comparison.brier_difference(p, other, y),
-    }
-    fields: dict[str, Any] = {"metrics": {"auroc": auroc(other, y)}, "differences": differences}
-    return Comparison(baseline=cast(Any, name), **fields)
 
 
 def _expit(z: NDArray[np.float64]) -> NDArray[np.float64]:

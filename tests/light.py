@@ -13,11 +13,14 @@ from pathlib import Path
 
 HEAVY = ("torch", "opacus", "airflow", "great_expectations", "dvc")
 MODULES = (
+    "release.compare",
     "release.directory",
+    "release.dossier.assemble",
     "release.rotation",
     "release.signature",
     "release.verify",
     "release.session",
+    "release.versioning",
     "privacy.accountant",
     "privacy.audit",
     "privacy.calibration",
@@ -27,6 +30,7 @@ MODULES = (
     "consilium.release",
     "consilium.release_verify",
     "consilium.audit",
+    "consilium.evidence",
     "consilium.ledger",
     "consilium.privacy",
     "consilium.contracts",

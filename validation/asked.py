@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from contracts.evaluation import Estimate, EvaluationReport, MetricName
-from contracts.gates import Gate
+from contracts.evaluation import Estimate, EvaluationReport
+from contracts.gates import Gate, MetricName
 from validation.differences import difference_point, pooled_difference, site_difference
 from validation.effect_scale import estimate_of
 from validation.pooling import pool, unpoolable

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from contracts.evaluation import Comparison, Estimate
 from contracts.gates import Baseline
 from validation.comparison import auroc_difference, brier_difference
-from validation.disclosure import TABLE_METRICS, covering, nested, rounded_estimate, singles_out
+from validation.disclosure import TABLE_METRICS, nested, rounded_estimate, singles_out
 from validation.performance import class_totals_may_leave, shown_metrics
-from validation.proportion import normal_estimate
+from validation.proportion import Z, normal_estimate
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -70,4 +70,5 @@ def _unpaired(model: Estimate, other: Estimate) -> Estimate:
     low, high, other_low, other_high = (0.0 if end is None else end for end in ends)
     # Where one is a range the interval must cover the extremes as well.
     lower = min(found.lower or 0.0, low - other_high)
-    return covering(value, lower, max(found.upper or 0.0, high - other_low))
+    upper = max(found.upper or 0.0, high - other_low)
+    return Estimate(value=value, standard_error=(upper - lower) / (2 * Z), lower=lower, upper=upper)

@@ -1,4 +1,4 @@
-"""Net benefit of deciding by a model, and the decision curve as far as it may leave a hospital.
+"""Net benefit of deciding by a model, and the decision curve.
 
 Vickers & Elkin, Medical Decision Making 26 (2006); Vickers et al., BMC Med Inform Decis Mak 8:53 (2008).
 A threshold t says that one missed event is worth (1 - t) / t needless alerts. Net benefit is in true
@@ -13,25 +13,14 @@ follows the estimate, the interval says whether more patients should be studied.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.evaluation import Estimate
+from contracts.evaluation import DecisionPoint, Estimate
 from validation.proportion import mean_estimate
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class DecisionPoint:
-    """Net benefit at one threshold, in true positives per patient, rounded to 4 decimals."""
-
-    threshold: float
-    model: float
-    treat_all: float
 
 
 def net_benefit(probability: Floats, label: Labels, threshold: float) -> Estimate:
@@ -86,55 +75,31 @@ def benefit_of_each(probability: Floats, label: Labels, threshold: float) -> Flo
 
 
 def decision_curve(
-    probability: Floats, label: Labels, low: float, high: float, minimum_cell: int, points: int = 11
+    probability: Floats, label: Labels, low: float, high: float, points: int = 11
 ) -> list[DecisionPoint]:
-    """Return the decision curve on a fixed grid, less the thresholds that would give a small count away.
-
-    Net benefit is TP/n - FP/n x t / (1 - t): with n and the totals known, few pairs of whole numbers TP and
-    FP fit a published point, also after rounding, and subtraction gives the counts of the patients between
-    two thresholds. A threshold is therefore published only when the patients whose risk lies between it and
-    the one published before (for the first: below it) are none or hold at least `minimum_cell` events and as
-    many non-events, and so do those at or above it. A count of both classes together would not do: 30
-    patients between two thresholds, one with an event, give that one event away; and with every risk under
-    the first threshold, treat-all alone gives the number of events.
+    """Return the decision curve on its fixed grid; `validation.disclosure` says what may leave.
 
     The grid is `points` evenly spaced thresholds from `low` to `high`, rounded to 4 decimals, and does not
-    depend on data. What else is published of the same patients at a threshold off this grid (sensitivity at
-    the decision threshold) can still be subtracted: put the decision threshold on the grid.
+    depend on data.
 
     Args:
         probability: float64 [patients].
         label: int64 [patients], 0 or 1.
         low, high: the protocol's range of thresholds, 0 < low <= high < 1.
-        minimum_cell: smallest count of either class that may be known.
         points: of the grid, at least 2.
 
     Returns:
-        rising thresholds; empty when none may be published.
+        rising thresholds.
     """
-    published: list[DecisionPoint] = []
-    below = -np.inf
-    for threshold in np.unique(np.round(np.linspace(low, high, points), 4)):
-        t = float(threshold)
-        between = label[(probability >= below) & (probability < t)]
-        above = label[probability >= t]
-        if not (_may_be_known(between, minimum_cell) and _may_be_known(above, minimum_cell)):
-            continue
-        published.append(
-            DecisionPoint(
-                threshold=t,
-                model=round(float(benefit_of_each(probability, label, t).mean()), 4),
-                treat_all=round(float(_if_alerted(label, t).mean()), 4),
-            )
+    return [
+        DecisionPoint(
+            threshold=t,
+            model=round(float(benefit_of_each(probability, label, t).mean()), 4) + 0.0,
+            treat_all=round(float(_if_alerted(label, t).mean()), 4) + 0.0,
         )
-        below = t
-    return published
+        for t in np.unique(np.round(np.linspace(low, high, points), 4)).tolist()
+    ]
 
 
 def _if_alerted(label: Labels, threshold: float) -> Floats:
     return np.where(label == 1, 1.0, -threshold / (1 - threshold))
-
-
-def _may_be_known(label: Labels, minimum_cell: int) -> bool:
-    events = int(label.sum())
-    return len(label) == 0 or min(events, len(label) - events) >= minimum_cell

@@ -35,7 +35,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.evaluation import Estimate, MetricName
+from contracts.evaluation import Estimate
+from contracts.gates import MetricName
 from validation.decision_curve import net_benefit_advantage
 from validation.operating_point import operating_point
 from validation.proportion import Z, wilson
@@ -119,8 +120,9 @@ def table_metrics(table: Table, threshold: float | None) -> dict[MetricName, Est
 
 
 def covering(value: float, lower: float, upper: float) -> Estimate:
-    """Return the estimate whose interval covers a range of counts."""
-    return Estimate(value=value, standard_error=(upper - lower) / (2 * Z), lower=lower, upper=upper)
+    """Return the estimate that is the worst of a range of counts, with an interval that covers all of it."""
+    error = (upper - lower) / (2 * Z)
+    return Estimate(value=value, standard_error=error, lower=lower, upper=upper, at_worst=True)
 
 
 def _at(
@@ -232,10 +234,11 @@ def rounded(metrics: dict[MetricName, Estimate], decimals: int = DECIMALS) -> di
 
 def rounded_estimate(estimate: Estimate, decimals: int = DECIMALS) -> Estimate:
     """Return the estimate rounded; an error above 0 stays above 0, since 0 would claim certainty."""
-    kept = {k: None if v is None else round(v, decimals) + 0.0 for k, v in estimate.model_dump().items()}
+    numbers = estimate.model_dump(exclude={"at_worst"})
+    kept = {k: None if v is None else round(v, decimals) + 0.0 for k, v in numbers.items()}
     if estimate.standard_error:
         kept["standard_error"] = max(round(estimate.standard_error, decimals), 10.0**-decimals)
-    return Estimate(**kept)
+    return estimate.model_copy(update=kept)
 
 
 def _is_small(label: Labels, minimum_cell: int) -> bool:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from contracts.evaluation import Estimate, MetricName
+from contracts.evaluation import Estimate
+from contracts.gates import MetricName
 from validation.meta_analysis import (
     AUROC_PRIOR,
     ODDS_PRIOR,

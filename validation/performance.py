@@ -11,13 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from contracts.errors import ConsiliumError
-from contracts.evaluation import (
-    CalibrationBin,
-    DecisionPoint,
-    Estimate,
-    MetricName,
-    SubgroupResult,
-)
+from contracts.evaluation import CalibrationBin, DecisionPoint, Estimate, SubgroupResult
+from contracts.gates import MetricName
 from contracts.study import StudyProtocol, threshold_of
 from validation.calibration import (
     calibration_bins,
@@ -159,13 +154,8 @@ def _curve(p: Floats, y: Labels, protocol: StudyProtocol, groups: RiskGroups) ->
     planned = protocol.validation.net_benefit
     if planned is None:
         return []
-    # All of its points: those that it would choose by itself know nothing of the decision threshold.
-    every = decision_curve(p, y, planned.low, planned.high, minimum_cell=0)
-    return [
-        DecisionPoint(threshold=point.threshold, model=point.model + 0.0, treat_all=point.treat_all)
-        for point in every
-        if groups.split(point.threshold)
-    ]
+    every = decision_curve(p, y, planned.low, planned.high)
+    return [point for point in every if groups.split(point.threshold)]
 
 
 def _bins(p: Floats, y: Labels, groups: RiskGroups) -> list[CalibrationBin]:

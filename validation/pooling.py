@@ -2,7 +2,8 @@
 
 How each metric is pooled:
 
-- `accuracy`: exact. Correct decisions and patients are sums over the hospitals; Wilson's interval.
+- `accuracy`: exact. Correct decisions and patients are sums over the hospitals; Wilson's interval. Of a
+  hospital that tells a range the worst counts, and the interval goes up to what its best may be.
 - `auroc`, `auprc`, `sensitivity`, `specificity`, `ppv`, `npv`, `alert_rate` (logit), `observed_expected`
   (log), `calibration_slope`, `calibration_intercept`: the mean over hospitals by random effects
   (validation.meta_analysis, validation.effect_scale). A rate is a property of a hospital here, not of the sum
@@ -21,7 +22,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from contracts.errors import ConsiliumError
-from contracts.evaluation import CalibrationBin, Estimate, EvaluationReport, MetricName, SubgroupResult
+from contracts.evaluation import CalibrationBin, Estimate, EvaluationReport, SubgroupResult
+from contracts.gates import MetricName
 from validation.differences import (
     DIFFERENCES,
     best_baseline,
@@ -30,6 +32,7 @@ from validation.differences import (
     site_difference,
     worst_difference,
 )
+from validation.disclosure import covering
 from validation.effect_scale import PRIORS, SCALES, Scale, estimate_of, from_scale, to_scale
 from validation.meta_analysis import RandomEffects, random_effects
 from validation.proportion import Z, wilson
@@ -132,7 +135,15 @@ def _exact_accuracy(parts: Sequence[Part]) -> Estimate | None:
     shown = [(p.metrics["accuracy"], p.n) for p in parts if p.n and "accuracy" in p.metrics]
     if not shown:
         return None
-    return wilson(sum(round(e.value * n) for e, n in shown), sum(n for _, n in shown))
+    patients = sum(n for _, n in shown)
+    worst = wilson(sum(round(e.value * n) for e, n in shown), patients)
+    if not any(e.at_worst for e, _ in shown):
+        return worst
+    # The end of its interval lies above every count of a range.
+    most = sum(math.ceil((e.upper if e.at_worst and e.upper else e.value) * n - 0.5) for e, n in shown)
+    upper = wilson(min(most, patients), patients).upper
+    assert worst.lower is not None and upper is not None
+    return covering(worst.value, worst.lower, upper)
 
 
 def _patient_mean(parts: Sequence[Part], name: MetricName) -> Estimate | None:

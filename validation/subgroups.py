@@ -19,7 +19,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.evaluation import Estimate, MetricName
+from contracts.evaluation import Estimate
+from contracts.gates import MetricName
 from contracts.study import CategoricalFeature, StudyProtocol, Subgroup
 from validation.disclosure import TABLE_METRICS, rounded
 

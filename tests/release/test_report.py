@@ -19,6 +19,7 @@ from release.statements import gate_name
 from tests.dossiers import tiny_facts
 from tests.factories import tiny_study
 from tests.full_facts import HOSPITALS, REFERENCE, full_facts, full_study
+from validation.meta_analysis import FEW
 
 _VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -154,6 +155,13 @@ def test_a_stopped_study_reads_as_stopped_and_says_by_how_much_and_where(facts, 
         assert said in verdict.text
 
 
+def test_a_stopped_candidate_is_never_called_a_release(root):
+    assert "Stopped candidate for release 1.1.0" in root.all("header")[0].text
+    assert not root.all("section", id="verify")  # there is no directory to verify
+    assert "dp_statement.md" not in section(root, "privacy").text
+    assert "Nobody is asked to sign" in section(root, "change").text
+
+
 @pytest.mark.parametrize(
     ("passed", "title"),
     [
@@ -189,6 +197,33 @@ def test_a_withheld_hospital_is_named_everywhere_and_its_metrics_nowhere(facts, 
     assert {p for p in pointers if p.startswith("/hazel")} <= {
         "/hazel/n", *(f"/hazel/accuracy/{end}" for end in ("value", "lower", "upper"))
     }  # fmt: skip
+
+
+def test_a_value_that_is_the_worst_of_a_range_says_so():
+    facts = full_facts({"alder": 900, "cedar": 110})  # few missed events: cedar's counts are ranges
+    assert facts.metrics["cedar"]["sensitivity"]["at_worst"] and "events" in facts.metrics["cedar"]
+    assert "at_worst" not in facts.metrics["alder"]["sensitivity"]
+    shown = section(parsed(validation_page(facts)), "threshold")
+    (alder,) = [r for r in shown.all("tr") if r.text.startswith("alder")]
+    (cedar,) = [r for r in shown.all("tr") if r.text.startswith("cedar")]
+    assert "at worst" in cedar.text and "at worst" not in alder.text
+    assert "At worst: cedar tells only a range" in shown.text
+
+
+def test_diagnostics_show_whether_each_holdout_was_frozen(facts, root):
+    assert all(found["frozen"] for found in validation_document(facts)["_diagnostics"].values())
+    changed = [
+        r.model_copy(update={"cohort": "1" * 64}) if r.site == "birch" else r for r in facts.evaluation
+    ]
+    later = section(parsed(validation_page(full_facts(evaluation=changed))), "diagnostics")
+    for site in HOSPITALS:
+        (row,) = [r for r in later.all("tr") if r.text.startswith(site)]
+        assert row.all("td")[-1].text == ("no" if site == "birch" else "yes")
+
+
+def test_the_method_is_that_of_the_meta_analysis(facts):
+    method = validation_document(facts)["_method"]["heterogeneity"]
+    assert f"From {FEW} of them: tau2 of Paule and Mandel" in method and "half-normal prior" in method
 
 
 def test_statements_say_what_the_intervals_say(facts, root):
@@ -263,9 +298,14 @@ def test_what_nobody_wrote_is_open_and_what_somebody_wrote_is_shown(root):
 
 
 def test_the_page_says_what_this_release_is(root):
-    text = section(root, "change").text
-    assert "A minor release since 1.0.0. Changed: data, weights." in text and "m1" in text
-    assert "clinician and quality" in text and "operator, who started the release, may not sign" in text
+    assert "A minor release since 1.0.0. Changed: data, weights." in section(root, "change").text
+    gate = GateResult(gate="pooled auroc >= 0.7", passed=True, detail="0.800")
+    text = section(parsed(validation_page(full_facts({"alder": 900}, gates=[gate]))), "change").text
+    assert (
+        "m1" in text
+        and "clinician and quality" in text
+        and "operator, who started the release, may not sign" in text
+    )
     first = full_facts({"alder": 900}, change=Change(level="first"))
     assert "first release" in section(parsed(validation_page(first)), "change").text
 

@@ -33,6 +33,19 @@ def test_accuracy_and_brier_pool_as_if_the_scores_lay_together():
     assert pooled["auroc"].value == pytest.approx(together["auroc"].value, abs=0.02)
 
 
+def test_pooled_accuracy_covers_the_true_one_where_a_hospital_tells_a_range():
+    draw, study, reports, right = np.random.default_rng(2), tiny_study(), [], 0
+    for site, n, shift in (("ash", 300, 0.0), ("birch", 60, 5.0)):  # birch is nearly always right
+        y = np.arange(n) % 2
+        p = 1 / (1 + np.exp(-draw.normal(0, 1, n) - shift * (2 * y - 1)))
+        right += int(((p >= 0.5) == (y == 1)).sum())
+        reports.append(report(site, **evaluate(p, y, np.zeros((n, 3)), study, 5)))
+    assert reports[1].metrics["accuracy"].at_worst and not reports[0].metrics["accuracy"].at_worst
+    pooled, true = pool(reports)["accuracy"], wilson(right, 360)
+    assert pooled.at_worst and pooled.value < true.value
+    assert pooled.lower < true.lower and pooled.upper >= true.upper
+
+
 def test_a_perfect_hospital_neither_breaks_nor_rules_the_pool():
     perfect = report("ash", metrics={"auroc": Estimate(value=1.0, standard_error=0.05)}, n=40, events=20)
     found = pool([perfect, with_auroc("birch", 0.75), with_auroc("cedar", 0.77)])["auroc"]
