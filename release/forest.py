@@ -196,7 +196,11 @@ def ticks(low: float, high: float, most: int = 5) -> tuple[float, ...]:
 
 def ratio_ticks(low: float, high: float) -> tuple[float, ...]:
     """Return round ratios between `low` and `high`, few enough to be read."""
-    for choice in ((0.8, 0.9, 1, 1.1, 1.25), (0.5, 0.7, 1, 1.4, 2), (0.1, 0.25, 0.5, 1, 2, 4, 10)):
+    for choice in (
+        (0.8, 0.9, 1, 1.1, 1.25),
+        (0.5, 0.65, 0.8, 1, 1.25, 1.5, 2),
+        (0.1, 0.25, 0.5, 1, 2, 4, 10),
+    ):
         if choice[0] <= low * 1.02 and high <= choice[-1] * 1.02:
             return tuple(float(t) for t in choice if low <= t <= high)
     return (0.01, 0.1, 1.0, 10.0, 100.0)

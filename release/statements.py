@@ -65,6 +65,7 @@ def compared(baseline: str, facts: ReleaseFacts, numbers: Numbers) -> list[Html]
     said = list(_pooled_difference(path, name, numbers))
     if baseline == "local":
         said += _best_hospital(path, numbers)
+    said += _own_auroc(path, name, facts, numbers)
     there, worst = (*path, "worst_auroc"), numbers.at(*path, "worst_site")
     if worst is not None and numbers.at(*path, "sites") != 1:
         size, interval = numbers.show(*there, form="signed"), _bracketed(there, numbers)
@@ -108,6 +109,14 @@ def _best_hospital(path: tuple[str, ...], numbers: Numbers) -> Iterator[Html]:
         numbers.show(*best, "difference", form="size"), *_bracketed((*best, "difference"), numbers),
         ", which may be chance." if unclear else ".",
     ])  # fmt: skip
+
+
+def _own_auroc(path: tuple[str, ...], name: str, facts: ReleaseFacts, numbers: Numbers) -> Iterator[Html]:
+    """Show how good the baseline is by itself: to be better than a coin is no praise."""
+    places = {site: (site, *path[1:], "metrics", "auroc") for site in facts.metrics if site != "pooled"}
+    shown = [joined([f"{s} ", numbers.show(*at)]) for s, at in places.items() if numbers.at(*at) is not None]
+    if shown:
+        yield joined([f"AUROC of {name}: ", Html(", ".join(shown)), "."])
 
 
 def _net_benefit(path: tuple[str, ...], name: str, facts: ReleaseFacts, numbers: Numbers) -> Iterator[Html]:

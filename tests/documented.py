@@ -6,56 +6,28 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from contracts.canonical import digest, sha256
-from contracts.datasheet import DataSheet, QualityCheck
+from contracts.canonical import digest
 from contracts.dossier import Dossier
-from contracts.release import Lineage, RoundLineage, SiteData
-from contracts.signing import Signed, SigningKey, to_text
+from contracts.release import RoundLineage
 from contracts.study import StudyProtocol
 from release.events import GENESIS, Event
 from release.facts import Evidence, ReleaseFacts
-from tests.dossiers import tiny_facts
+from tests.dossiers import lineage_of, sheets_of, tiny_facts, tiny_onnx
 from tests.factories import tiny_study
 
 INTAKE, OPENED = "2025-12-01T08:00:00Z", "2025-12-01T09:00:00Z"
 PLAN = digest({"plan": 0})
 
 
-def site_key(site: str) -> SigningKey:
-    """The same key for a site every time, so that the same facts are the same bytes."""
-    return SigningKey(site, Ed25519PrivateKey.from_private_bytes(bytes.fromhex(sha256(site.encode()))))
-
-
-def sheet(protocol: StudyProtocol, site: str, created: str = INTAKE) -> Signed:
-    """A signed data sheet."""
-    return site_key(site).sign(
-        DataSheet(
-            study=protocol.study, protocol_hash=protocol.hash, site=site, connector="csv",
-            cohort=digest({"cohort": site}), data_version="a" * 40, declared_size=400, holdout="keyed",
-            checks=[QualityCheck(check="label", severity="blocking", passed=True)], accepted=True,
-            policy=digest({"policy": site}), code_version="0.1.0", created=created,
-        )
-    )  # fmt: skip
-
-
 def documented(protocol: StudyProtocol | None = None, **changes: Any) -> ReleaseFacts:
     """The facts of two hospitals with everything that a release run gathers; `changes` replace facts."""
     facts = tiny_facts(protocol)
-    sheets = {site: sheet(facts.protocol, site) for site in facts.sites}
-    data = [
-        SiteData(
-            site=site, data_sheet=signed.digest, cohort=signed.document["cohort"],
-            data_version="a" * 40, policy=signed.document["policy"],
-        )
-        for site, signed in sheets.items()
-    ]  # fmt: skip
+    sheets = sheets_of(facts.protocol, tuple(facts.sites), INTAKE)
     rounds = [RoundLineage(round=n, kind="training", plan=digest({"plan": n}), updates={}) for n in range(2)]
     event = Event(n=1, time=OPENED, event="round_opened", key=PLAN, details={}, previous=GENESIS)
     found: dict[str, Any] = {
-        "data_sheets": {site: to_text(signed) for site, signed in sheets.items()},
-        "lineage": Lineage(data=data, rounds=rounds, environment="0" * 64),
+        "data_sheets": sheets,
+        "lineage": lineage_of(sheets).model_copy(update={"rounds": rounds}),
         "events": event.line + b"\n",
         "evidence": Evidence(tests={"tests/test_a.py::test_a": "passed"}, tests_time=OPENED),
         "triggered_by": "operator",
@@ -101,7 +73,6 @@ def full_dossier() -> dict[str, Any]:
 def written_before(facts: ReleaseFacts, folder: Path) -> dict[str, bytes]:
     """The files of a candidate of these facts that are no part of the dossier, by path."""
     from release.directory import write_candidate
-    from tests.dossiers import tiny_onnx
 
     folder.mkdir(parents=True, exist_ok=True)
     write_candidate(folder / "candidate", facts, tiny_onnx(folder / "model.onnx"))

@@ -8,11 +8,12 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import JsonValue
 
 from contracts.canonical import sha256
-from contracts.datasheet import DataSheet
+from contracts.datasheet import DataSheet, QualityCheck
 from contracts.evaluation import EvaluationReport, Parity
 from contracts.release import (
     Approval,
@@ -23,7 +24,7 @@ from contracts.release import (
     SiteData,
     SitePrivacy,
 )
-from contracts.signing import SigningKey, parse_signed, to_text
+from contracts.signing import Signed, SigningKey, parse_signed, to_text
 from contracts.study import PatientPrivacy, StudyProtocol
 from privacy.accountant import Spend, epsilon
 from privacy.ledger import Ledger
@@ -72,8 +73,8 @@ def tiny_onnx(target: Path, scale: float = 0.01, metadata: Mapping[str, str] | N
 
 @cache
 def site_key(site: str) -> SigningKey:
-    """The key with which a hospital signs its data sheet and its ledger."""
-    return SigningKey.generate(site)
+    """The key with which a hospital signs its data sheet and its ledger; the same every time."""
+    return SigningKey(site, Ed25519PrivateKey.from_private_bytes(bytes.fromhex(sha256(site.encode()))))
 
 
 def tiny_ledger(site: str, study: StudyProtocol) -> tuple[SitePrivacy, bytes]:
@@ -103,20 +104,21 @@ def tiny_ledger(site: str, study: StudyProtocol) -> tuple[SitePrivacy, bytes]:
         ), excerpt
 
 
-def sheets_of(study: StudyProtocol, sites: tuple[str, ...]) -> dict[str, str]:
-    """Each hospital's signed data sheet."""
-    return {
-        site: to_text(
-            site_key(site).sign(
-                DataSheet(
-                    study=study.study, protocol_hash=study.hash, site=site, connector="csv", cohort=ZERO,
-                    data_version="a" * 40, declared_size=400, holdout="keyed", checks=[], accepted=True,
-                    policy=ZERO, code_version="0.1.0", created=CREATED,
-                )
-            )
+def sheet(study: StudyProtocol, site: str, created: str = CREATED) -> Signed:
+    """A hospital's signed data sheet."""
+    return site_key(site).sign(
+        DataSheet(
+            study=study.study, protocol_hash=study.hash, site=site, connector="csv", cohort=ZERO,
+            data_version="a" * 40, declared_size=400, holdout="keyed",
+            checks=[QualityCheck(check="label", severity="blocking", passed=True)], accepted=True,
+            policy=ZERO, code_version="0.1.0", created=created,
         )
-        for site in sites
-    }  # fmt: skip
+    )  # fmt: skip
+
+
+def sheets_of(study: StudyProtocol, sites: tuple[str, ...], created: str = CREATED) -> dict[str, str]:
+    """Each hospital's signed data sheet, as text."""
+    return {site: to_text(sheet(study, site, created)) for site in sites}
 
 
 def lineage_of(sheets: dict[str, str]) -> Lineage:

@@ -241,6 +241,8 @@ def test_statements_say_what_the_intervals_say(facts, root):
     assert f"better by {best['difference']['value']:.3f}" in text
     assert "Not worse than the first release by 0.03 or more" in text
     assert "Better than the Tiny score" in text and "Tester et al." in text
+    own = facts.metrics["alder"]["comparisons"]["reference"]["metrics"]["auroc"]["value"]
+    assert f"AUROC of the Tiny score: alder {own:.3f}, " in text
 
 
 def test_a_model_that_is_worse_is_said_to_be():

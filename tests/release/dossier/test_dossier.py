@@ -18,7 +18,8 @@ from release.dossier.assemble import dossier_files
 from release.dossier.conformance import asked_identifiers, check_conformance
 from release.dossier.pointers import is_open, resolve
 from release.facts import Evidence, ReleaseFacts
-from tests.documented import INTAKE, documented, documented_study, full_dossier, sheet, written_before
+from tests.documented import INTAKE, documented, documented_study, full_dossier, written_before
+from tests.dossiers import sheet
 from tests.factories import ZERO
 
 ROOT = Path(__file__).resolve().parents[3]
