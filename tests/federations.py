@@ -7,10 +7,12 @@ from typing import Any
 
 from consilium.simulation import Simulation, prepare, run_intake
 from contracts.plan import RoundPlan
-from contracts.signing import parse_signed
+from contracts.signing import SigningKey, parse_signed, to_text
 from contracts.study import StudyProtocol
+from privacy.ledger import Ledger
 from site_runtime.steps import train
 from tasks.exchange import DirectoryExchange
+from tasks.federation import coordinator_key
 from tasks.rounds import ClosedRound, close_round, open_round
 from tests.factories import SITE, STUDY, tiny_rows, tiny_study, write_site
 
@@ -79,3 +81,15 @@ def run_all(simulation: Simulation, until: int | None = None) -> list[RoundPlan]
         if closed.next != "round":
             break
     return plans
+
+
+def ledger(simulation: Simulation, site: str = "ash") -> Ledger:
+    """A hospital's ledger, opened with its own key."""
+    home = simulation.sites[site]
+    return Ledger(home.ledger(site), site, site, SigningKey.load(site, home.signing_key))
+
+
+def resigned(simulation: Simulation, plan: str, **changes: Any) -> str:
+    """A plan with some fields changed, signed by the coordinator again."""
+    document = RoundPlan.model_validate(parse_signed(plan).document).model_copy(update=changes)
+    return to_text(coordinator_key(simulation.coordinator).sign(document))

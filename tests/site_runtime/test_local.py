@@ -11,24 +11,21 @@ from safetensors.numpy import load_file
 
 from contracts.canonical import digest
 from contracts.errors import ConsiliumError
-from contracts.plan import RoundPlan
 from contracts.signing import SigningKey, parse_signed, to_text
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
 from privacy.accountant import Spend, epsilon
 from privacy.calibration import calibrate
-from privacy.ledger import Ledger
 from privacy.stream import derive_stream
 from site_runtime.cohort import load_cohort
 from site_runtime.config import load_site
 from site_runtime.local import local_path
 from site_runtime.steps import SiteRefused, train
 from site_runtime.trainer import SiteTrainer
-from tasks.federation import coordinator_key
 from tasks.rounds import close_round
 from tasks.store import get_tensors, load_record
 from tests.factories import PRIVACY, tiny_simulation, tiny_study
-from tests.federations import exchange, opened, run_one
+from tests.federations import exchange, ledger, opened, resigned, run_one
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -54,16 +51,6 @@ def before(tmp_path_factory):
 def private(before, tmp_path):
     shutil.copytree(before.root, tmp_path / "copy", symlinks=True)
     return type(before)(tmp_path / "copy", before.protocol)
-
-
-def ledger(simulation, site="ash"):
-    home = simulation.sites[site]
-    return Ledger(home.ledger(site), site, site, SigningKey.load(site, home.signing_key))
-
-
-def resigned(simulation, plan, **changes):
-    document = RoundPlan.model_validate(parse_signed(plan).document).model_copy(update=changes)
-    return to_text(coordinator_key(simulation.coordinator).sign(document))
 
 
 def test_it_is_what_training_alone_for_as_many_steps_gives(private):

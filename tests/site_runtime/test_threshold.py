@@ -15,14 +15,13 @@ from consilium.simulation import outcome, run_release
 from contracts.errors import ConsiliumError
 from contracts.plan import RosterEntry, RoundPlan
 from contracts.refusal import Refusal
-from contracts.signing import SigningKey, open_signed, parse_signed, to_text
+from contracts.signing import SigningKey, open_signed, parse_signed
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
 from models.registry import initial_state, load_model
 from privacy.accountant import Spend
 from privacy.calibration import calibrate, planned_spends, spend_of
 from privacy.histogram import risk_counts
-from privacy.ledger import Ledger
 from site_runtime.cohort import CohortArrays, load_cohort
 from site_runtime.config import load_site
 from site_runtime.evaluator import remember_evaluation
@@ -32,7 +31,6 @@ from site_runtime.steps import SiteRefused, evaluate, train
 from site_runtime.training import remaining
 from strategies.normalisation import class_weights
 from tasks.exchange import DirectoryExchange
-from tasks.federation import coordinator_key
 from tasks.head import load_head
 from tasks.replay import replay
 from tasks.rounds import close_round
@@ -48,6 +46,7 @@ from tests.factories import (
     tiny_simulation,
     tiny_study,
 )
+from tests.federations import ledger, resigned
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -167,16 +166,6 @@ def close(simulation, plan, run_id):
     """Have both hospitals answer a plan and close its round."""
     answers = {s: train(home, plan, exchange(simulation)) for s, home in simulation.sites.items()}
     return close_round(simulation.coordinator, "tiny", run_id, answers)
-
-
-def ledger(simulation, site="ash"):
-    home = simulation.sites[site]
-    return Ledger(home.ledger(site), site, site, SigningKey.load(site, home.signing_key))
-
-
-def resigned(simulation, plan, **changes):
-    document = RoundPlan.model_validate(parse_signed(plan).document).model_copy(update=changes)
-    return to_text(coordinator_key(simulation.coordinator).sign(document))
 
 
 def refused(simulation, step, plan, site="ash"):
