@@ -45,8 +45,8 @@ def make_report(
     """Evaluate the plan's model on the holdout and put the report into the outbox.
 
     A verification plan also names the exported model: the answer is whether it agrees with the trained one on
-    the same patients, one bit. No metric leaves with it: it is not sealed, so that whoever asked for it before
-    the diagnostics were checked would see the performance; and two models that agree within the tolerance may
+    the same patients, one bit. No metric leaves with it: it is not sealed, so whoever asked for it before the
+    diagnostics were checked would see the performance; and two models that agree within the tolerance may
     still rank patients differently, which would single patients out.
 
     Raises:
