@@ -82,6 +82,9 @@ METHOD: dict[str, str] = {
     "auroc": "DeLong 1988 at each hospital; pooled: random effects on the logit",
     "auprc": "average precision at each hospital",
     "accuracy": "share of right decisions at the locked threshold; Wilson 1927",
+    "ranges": "a count of decisions under the minimum cell leaves a hospital as a range: what is computed from it "
+    "takes the worst of the range and an interval over all of it, so that rates and net benefit of such a "
+    "hospital, and the pooled ones, are too low (alert rate: too high)",
     "sensitivity": "at the locked threshold; Wilson 1927",
     "specificity": "at the locked threshold; Wilson 1927",
     "ppv": "at the locked threshold; Wilson 1927; at the prevalence of these patients",
@@ -93,7 +96,7 @@ METHOD: dict[str, str] = {
     "calibration_intercept": "logistic recalibration with slope 1; Cox 1958",
     "observed_expected": "observed by expected events; pooled on the log scale",
     "net_benefit": "Vickers and Elkin 2006; advantage over the better of treating all and treating none, "
-    "at the locked threshold",
+    "at the locked threshold; pooled: mean over patients, each hospital against its own better one",
     "comparisons": "paired on the same holdout patients, model minus baseline",
     "roc": "from merged bins of risk, each of at least the minimum cell in either class",
     "calibration": "merged bins of risk, each of at least the minimum cell in either class",

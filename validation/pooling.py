@@ -2,14 +2,22 @@
 
 How each metric is pooled:
 
-- `accuracy`: exact. Correct decisions and patients are sums over the hospitals; Wilson's interval.
+- `accuracy`: correct decisions and patients are sums over the hospitals; Wilson's interval. Exact where every
+  hospital tells its count; where one tells a range (`validation.disclosure`) the value takes the fewest right
+  decisions and the interval covers all of the range.
 - `auroc`, `auprc`, `sensitivity`, `specificity`, `ppv`, `npv`, `alert_rate` (logit), `observed_expected`
   (log), `calibration_slope`, `calibration_intercept`: the mean over hospitals by random effects
   (validation.meta_analysis, validation.effect_scale). A rate is a property of a hospital here, not of the sum
   of all patients, so that its interval holds how hospitals differ.
-- `brier`, `ece`, `net_benefit`: the mean over patients. For Brier and net benefit (a mean over patients
-  itself, Vickers & Elkin, Med Decis Making 26, 2006) that is the value of all patients together; for ECE it
-  is an upper bound of it, since misses of opposite sign at two hospitals do not cancel.
+- `brier`, `ece`, `net_benefit`: the mean over patients. For Brier that is the value of all patients together;
+  for ECE an upper bound of it, since misses of opposite sign at two hospitals do not cancel. Net benefit is a
+  mean over patients itself (Vickers & Elkin, Med Decis Making 26, 2006), but what is pooled is the advantage
+  over the better of treating all and none *at each hospital*: at most, and where hospitals lie on different
+  sides of the threshold less than, the advantage over one such policy for all patients together.
+
+A count of decisions under the minimum cell leaves a hospital as a range, of which the estimate is the worst: so
+rates at the threshold and net benefit are pooled too low (alert rate: too high), by up to (cell - 1) / events at
+such a hospital. A floor is never passed because of it; a ceiling on them is another matter, alert rate aside.
 
 See Debray et al., BMJ 356 (2017), i6460 for meta-analysis of prediction models.
 """
@@ -30,6 +38,7 @@ from validation.differences import (
     site_difference,
     worst_difference,
 )
+from validation.disclosure import DECIMALS, covering
 from validation.effect_scale import PRIORS, SCALES, Scale, estimate_of, from_scale, to_scale
 from validation.meta_analysis import RandomEffects, random_effects
 from validation.proportion import Z, wilson
@@ -112,7 +121,7 @@ def pooled_effect(parts: Sequence[Part], name: MetricName) -> RandomEffects | No
 
 def _pooled(parts: Sequence[Part], name: MetricName) -> Estimate | None:
     if name == "accuracy":
-        return _exact_accuracy(parts)
+        return _accuracy(parts)
     if name in PATIENT_MEANS:
         return _patient_mean(parts, name)
     scale = SCALES[name]
@@ -128,11 +137,31 @@ def _point(part: Part, name: MetricName, scale: Scale) -> tuple[float, float] | 
     return None if estimate is None else to_scale(estimate, scale)
 
 
-def _exact_accuracy(parts: Sequence[Part]) -> Estimate | None:
+def _accuracy(parts: Sequence[Part]) -> Estimate | None:
     shown = [(p.metrics["accuracy"], p.n) for p in parts if p.n and "accuracy" in p.metrics]
     if not shown:
         return None
-    return wilson(sum(round(e.value * n) for e, n in shown), sum(n for _, n in shown))
+    counts, n = [_right(e, n) for e, n in shown], sum(n for _, n in shown)
+    low, high = sum(least for least, _ in counts), sum(most for _, most in counts)
+    found = wilson(low, n)
+    upper = wilson(high, n).upper
+    if low == high or found.lower is None or upper is None:
+        return found
+    return covering(found.value, found.lower, upper)
+
+
+def _right(accuracy: Estimate, n: int) -> tuple[int, int]:
+    """Least and most right decisions that a hospital's accuracy tells: equal unless it is a range.
+
+    The end of Wilson's interval gives its count back: (U - p)^2 = z^2 U (1 - U) / n.
+    """
+    least, end = round(accuracy.value * n), accuracy.upper
+    exact = wilson(least, n).upper
+    assert exact is not None
+    if end is None or end - exact < 10.0**-DECIMALS:
+        return least, least
+    most = n if end >= 1 else round(n * (end - Z * math.sqrt(end * (1 - end) / n)))
+    return least, min(max(least, most), n)
 
 
 def _patient_mean(parts: Sequence[Part], name: MetricName) -> Estimate | None:
