@@ -73,6 +73,12 @@ WORDS: tuple[tuple[str, str], ...] = (
         "Too few patients in a class to be shown without pointing at a person.",
     ),
     (
+        "Small counts",
+        "Where fewer patients than the smallest count that may be shown were missed or wrongly alerted, the "
+        "worst possible count is used. Sensitivity and net benefit are then too low, never too high; the "
+        "interval covers what is possible.",
+    ),
+    (
         "Not testable",
         "The data cannot decide. It stops a release as a failure does.",
     ),
@@ -82,9 +88,9 @@ METHOD: dict[str, str] = {
     "auroc": "DeLong 1988 at each hospital; pooled: random effects on the logit",
     "auprc": "average precision at each hospital",
     "accuracy": "share of right decisions at the locked threshold; Wilson 1927",
-    "ranges": "a count of decisions under the minimum cell leaves a hospital as a range: what is computed from it "
-    "takes the worst of the range and an interval over all of it, so that rates and net benefit of such a "
-    "hospital, and the pooled ones, are too low (alert rate: too high)",
+    "ranges": "a count of decisions under the minimum cell leaves a hospital as a range: what is computed "
+    "from it takes the worst of the range and an interval over all of it, so that rates and net benefit of "
+    "such a hospital, and the pooled ones, are too low (alert rate: too high)",
     "sensitivity": "at the locked threshold; Wilson 1927",
     "specificity": "at the locked threshold; Wilson 1927",
     "ppv": "at the locked threshold; Wilson 1927; at the prevalence of these patients",

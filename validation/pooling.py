@@ -10,10 +10,10 @@ How each metric is pooled:
   (validation.meta_analysis, validation.effect_scale). A rate is a property of a hospital here, not of the sum
   of all patients, so that its interval holds how hospitals differ.
 - `brier`, `ece`, `net_benefit`: the mean over patients. For Brier that is the value of all patients together;
-  for ECE an upper bound of it, since misses of opposite sign at two hospitals do not cancel. Net benefit is a
-  mean over patients itself (Vickers & Elkin, Med Decis Making 26, 2006), but what is pooled is the advantage
-  over the better of treating all and none *at each hospital*: at most, and where hospitals lie on different
-  sides of the threshold less than, the advantage over one such policy for all patients together.
+  for ECE an upper bound of it, since misses of opposite sign at two hospitals do not cancel. Net benefit is
+  a mean over patients itself (Vickers & Elkin, Med Decis Making 26, 2006), but what is pooled is the
+  advantage over the better of treating all and none *at each hospital*: never more than the advantage over
+  one such policy for all patients together, and less where hospitals lie on different sides of the threshold.
 
 A count of decisions under the minimum cell leaves a hospital as a range, of which the estimate is the worst: so
 rates at the threshold and net benefit are pooled too low (alert rate: too high), by up to (cell - 1) / events at
