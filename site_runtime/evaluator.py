@@ -108,8 +108,9 @@ def diagnostics(
     minimum cell, if that is more, so that a protocol cannot ask whether there is any event at all);
     whether the prevalence lies in the declared range, of a holdout that has enough, so that the events are
     known to be above or below a number that is not under the cell; and whether some feature is missing more
-    often than declared, of the features and not of the outcomes. Of a holdout without enough events the
-    second bit is False whatever the prevalence. The frozen cohort gives the same bits to every plan.
+    often than declared, of the features and not of the outcomes. Of a holdout without enough events the other
+    bits are False whatever it holds: nobody asks for them there. The frozen cohort gives the same bits to
+    every plan.
 
     Args:
         features: float32 [patients, F], NaN for missing.
@@ -124,7 +125,7 @@ def diagnostics(
     return HoldoutDiagnostics(
         enough_events=enough,
         prevalence=enough and low <= events / len(label) <= high,
-        missingness=bool((np.isnan(features).mean(axis=0) <= allowed).all()),
+        missingness=enough and bool((np.isnan(features).mean(axis=0) <= allowed).all()),
     )
 
 

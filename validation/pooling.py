@@ -15,9 +15,10 @@ How each metric is pooled:
   advantage over the better of treating all and none *at each hospital*: never more than the advantage over
   one such policy for all patients together, and less where hospitals lie on different sides of the threshold.
 
-A count of decisions under the minimum cell leaves a hospital as a range, of which the estimate is the worst: so
-rates at the threshold and net benefit are pooled too low (alert rate: too high), by up to (cell - 1) / events at
-such a hospital. A floor is never passed because of it; a ceiling on them is another matter, alert rate aside.
+A count of decisions under the minimum cell leaves a hospital as a range, of which the estimate is the worst:
+so rates at the threshold and net benefit are pooled too low (alert rate: too high), by up to
+(cell - 1) / events at such a hospital. A floor is never passed because of it; a ceiling may be, except on the
+alert rate.
 
 See Debray et al., BMJ 356 (2017), i6460 for meta-analysis of prediction models.
 """
