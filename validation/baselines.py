@@ -32,7 +32,8 @@ def compare(
 
     The paired error of a net benefit counts the patients on whom two decisions differ, by outcome: the
     difference of the two published values is given instead, with an error that is at least as large (the sum
-    of both errors).
+    of both errors). Where a range made the baseline's value its worst, this difference is in favour of the
+    model; its interval covers the other end. No gate looks at it.
 
     Args:
         name: of the baseline.

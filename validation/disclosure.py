@@ -23,7 +23,9 @@ functions of few safe counts (Hundepool et al., Statistical Disclosure Control, 
    exact one is 1 - prevalence, and the events follow.
 
 This is suppression, not differential privacy: it holds for honest models against whoever reads all reports
-of a study. A model made to mark one patient is answered once (E605), sealed, and not otherwise prevented.
+of a study. A model, baseline or export made to mark one patient is answered once (E605) and not otherwise
+prevented: a baseline that differs from the model on this patient alone is compared where the patient is not
+there (no difference) and not compared where it is, and the bit on an export's agreement says the same.
 """
 
 from __future__ import annotations
