@@ -120,6 +120,16 @@ def table_metrics(table: Table, threshold: float | None) -> dict[MetricName, Est
     return found
 
 
+def best_net_benefit(table: Table, threshold: float) -> float:
+    """Return the net benefit of the best table within the ranges; of exact counts it is the net benefit.
+
+    Args:
+        table: of `shown_table`.
+        threshold: of the protocol.
+    """
+    return _at(table, table.true_alerts[1], table.false_alerts[0], threshold)["net_benefit"].value
+
+
 def covering(value: float, lower: float, upper: float) -> Estimate:
     """Return the estimate whose interval covers a range of counts."""
     return Estimate(value=value, standard_error=(upper - lower) / (2 * Z), lower=lower, upper=upper)
