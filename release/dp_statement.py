@@ -192,11 +192,12 @@ conclusions about a single patient in training (membership inference, reconstruc
 
 
 def _exact_statistics(facts: ReleaseFacts) -> str:
-    federated = facts.protocol.training.normalisation == "federated"
-    said = ", exact normalisation statistics" if federated else ""
+    said = []
+    if facts.protocol.training.normalisation == "federated":
+        said.append("exact normalisation statistics")
     if facts.protocol.threshold_rule is not None:
-        said += ", an exact histogram of the training patients' risks by outcome"
-    return said
+        said.append("an exact histogram of the training patients' risks by outcome")
+    return "".join(f" and {each}" for each in said)
 
 
 def _holdout(protocol: StudyProtocol) -> str:
