@@ -17,6 +17,10 @@ from release.ledgers import Replayed, keeper, replay, steps_of
 
 NOT_COVERED = (
     "holdout patients: protected by suppression, not by epsilon",
+    "of each holdout, exact: three bits before its report is opened (enough events, prevalence, missing "
+    "values), one whether the exported model agrees, and which comparisons were withheld",
+    "a model, baseline or export that was made to mark a patient of the holdout: a hospital answers once for "
+    "each",
     "the data-quality verdicts of intake: one bit per check, exact",
     "timing, sizes of messages, and whether a hospital answered or refused",
     "the declared size of a hospital, rounded to two significant figures when it enrolled",
@@ -188,8 +192,12 @@ conclusions about a single patient in training (membership inference, reconstruc
 
 
 def _exact_statistics(facts: ReleaseFacts) -> str:
-    federated = facts.protocol.training.normalisation == "federated"
-    return " and exact normalisation statistics" if federated else ""
+    said = []
+    if facts.protocol.training.normalisation == "federated":
+        said.append("exact normalisation statistics")
+    if facts.protocol.threshold_rule is not None:
+        said.append("an exact histogram of the training patients' risks by outcome")
+    return "".join(f" and {each}" for each in said)
 
 
 def _holdout(protocol: StudyProtocol) -> str:
@@ -199,11 +207,13 @@ def _holdout(protocol: StudyProtocol) -> str:
 
 The patients of the holdout were not used in training. **They are protected by suppression, not by
 epsilon.** Each hospital computed the metrics from its own scores and sent only metrics with standard
-errors, class totals, and calibration bins merged to at least {cell} patients of each class (more where the
-hospital's own policy asks for more). A hospital with fewer than {2 * cell} patients in a class sent
-accuracy and the number of patients only; a subgroup with fewer than {cell} in a class was withheld,
-with the counts of others from which it could be computed. These numbers are exact functions of the holdout:
-someone who already knows all other holdout patients of a hospital could learn something of the last one.
+errors (of the model, of its subgroups, and of the baselines it is compared with), class totals, and
+calibration bins and points of the decision curve merged to at least {cell} patients of each class (more where
+the hospital's own policy asks for more), and the bits named under *Not covered*. A count of decisions under
+{cell} was sent as a range. A hospital with fewer than {2 * cell} patients in a class sent the number of
+patients and its accuracy as a range only; a subgroup with fewer than {cell} in a class was withheld, with the
+counts of others from which it could be computed. These numbers are exact functions of the holdout: someone
+who already knows all other holdout patients of a hospital could learn something of the last one.
 """
 
 

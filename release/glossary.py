@@ -78,6 +78,12 @@ WORDS: tuple[tuple[str, str], ...] = (
         "Too few patients in a class to be shown without pointing at a person.",
     ),
     (
+        "Small counts",
+        "Where fewer patients than the smallest count that may be shown were missed or wrongly alerted, the "
+        "worst possible count is used. Sensitivity and net benefit are then too low, never too high; the "
+        "interval covers what is possible.",
+    ),
+    (
         "Not testable",
         "The data cannot decide. It stops a release as a failure does.",
     ),
@@ -106,7 +112,7 @@ METHOD: dict[str, str] = {
     "calibration_intercept": "logistic recalibration with slope 1; Cox 1958",
     "observed_expected": "observed by expected events; pooled on the log scale",
     "net_benefit": "Vickers and Elkin 2006; advantage over the better of treating all and treating none, "
-    "at the locked threshold",
+    "at the locked threshold; pooled: mean over patients, each hospital against its own better one",
     "comparisons": (
         "on the same holdout patients, model minus baseline; AUROC (DeLong 1988) and Brier score paired; "
         "net benefit as the difference of the two values, with the sum of their errors; pooled: random "

@@ -72,8 +72,9 @@ def _check_shown(report: EvaluationReport, n: int, events: int, cell: int) -> No
     _check_subgroups(report, n, events, cell)
     for comparison in report.comparisons:
         where = f"comparison with {comparison.baseline}"
-        _check_table(where, comparison.metrics, n, events, cell)
-        _check_benefit(where, report.metrics, comparison.metrics, comparison.differences.get("net_benefit"))
+        exact = _check_table(where, comparison.metrics, n, events, cell) is not None
+        difference = comparison.differences.get("net_benefit")
+        _check_benefit(where, report.metrics, comparison.metrics, difference, exact)
 
 
 def _check_table(where: str, metrics: Metrics, n: int, events: int, cell: int) -> tuple[int, int] | None:
@@ -229,14 +230,20 @@ def _check_rest(where: str, rest: tuple[int, int], cell: int) -> None:
         _refuse(where, f"its counted groups leave over a class below the minimum cell of {cell}")
 
 
-def _check_benefit(where: str, ours: Metrics, theirs: Metrics, difference: Estimate | None) -> None:
-    """A difference in net benefit must follow from the two: a paired error counts who is decided anew."""
+def _check_benefit(
+    where: str, ours: Metrics, theirs: Metrics, difference: Estimate | None, exact: bool
+) -> None:
+    """A difference in net benefit must follow from the two: a paired error counts who is decided anew.
+
+    Where the baseline's counts are ranges (not `exact`) it is to the best of them, inside its interval.
+    """
     if difference is None:
         return
     if "net_benefit" not in ours or "net_benefit" not in theirs:
         _refuse(where, "a difference in net benefit although one of the two is withheld")
     model, other = ours["net_benefit"], theirs["net_benefit"]
-    if abs(difference.value - (model.value - other.value)) > 2 * _HALF:
+    best = other.value if exact or other.upper is None else other.upper
+    if not model.value - best - 2 * _HALF <= difference.value <= model.value - other.value + 2 * _HALF:
         _refuse(where, "a difference in net benefit that is not that of the two")
     if difference.standard_error is not None:
         errors = (model.standard_error or 0.0) + (other.standard_error or 0.0)

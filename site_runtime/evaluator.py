@@ -22,13 +22,13 @@ from privacy.accountant import epsilon
 from privacy.excerpt import read_excerpt
 from privacy.ledger import Ledger
 from release.export import parity
-from release.session import predict
 from site_runtime.baselines import Holdout, comparisons, probabilities
 from site_runtime.cohort import load_cohort
 from site_runtime.config import SiteConfig
 from site_runtime.consent import now
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
+from site_runtime.local import local_path
 from site_runtime.outbox import keep
 from validation.performance import evaluate as performance
 from validation.performance import nothing
@@ -44,9 +44,10 @@ def make_report(
 ) -> None:
     """Evaluate the plan's model on the holdout and put the report into the outbox.
 
-    A verification plan also names the exported model: the metrics are then the exported model's, computed
-    by onnxruntime, beside its agreement with the trained one on the same patients. Of an export that does
-    not agree nothing else is said.
+    A verification plan also names the exported model: the answer is whether it agrees with the trained one on
+    the same patients, one bit. No metric leaves with it: it is not sealed, so whoever asked for it before the
+    diagnostics were checked would see the performance; and two models that agree within the tolerance may
+    still rank patients differently, which would single patients out.
 
     Raises:
         ConsiliumError: E210, E211, the cohort; E509, E804, E805, the exchange; E604, nothing to evaluate;
@@ -61,7 +62,6 @@ def make_report(
     features, label = cohort.x[:, 0, :], cohort.y[:, 0]
     cell = max(protocol.cohort.minimum_cell, config.policy.minimum_cell)
     agreement: Parity | None = None
-    probability: NDArray[np.float32]
     with tempfile.TemporaryDirectory(dir=home.outbox("").parent) as folder:
         weights = Path(folder) / "model.safetensors"
         exchange.get(plan.base_model, weights)
@@ -72,15 +72,10 @@ def make_report(
             exported = Path(folder) / "model.onnx"
             exchange.get(plan.artefact, exported)
             agreement = one_bit(parity(model, exported, features, threshold))
-            probability, _ = predict(exported, features)
-        else:
-            probability = probabilities(model, features)
-    if agreement is not None and agreement.decisions_flipped:
-        # An export that is another model: its metrics beside the evaluation's would single patients out.
-        shown = nothing()
-    else:
-        shown = performance(probability, label.astype(np.int64), features, protocol, cell, threshold)
+    shown = nothing()
     if plan.kind == "evaluation":
+        probability = probabilities(model, features)
+        shown = performance(probability, label.astype(np.int64), features, protocol, cell, threshold)
         holdout = Holdout(features, label.astype(np.int64), probability.astype(np.float64), threshold, cell)
         shown["comparisons"] = comparisons(home, config, protocol, plan, exchange, holdout)
     spent, excerpt = account(home, config, protocol, plan.kind)
@@ -113,8 +108,9 @@ def diagnostics(
     minimum cell, if that is more, so that a protocol cannot ask whether there is any event at all);
     whether the prevalence lies in the declared range, of a holdout that has enough, so that the events are
     known to be above or below a number that is not under the cell; and whether some feature is missing more
-    often than declared, of the features and not of the outcomes. Of a holdout without enough events the
-    second bit is False whatever the prevalence. The frozen cohort gives the same bits to every plan.
+    often than declared, of the features and not of the outcomes. Of a holdout without enough events the other
+    bits are False whatever it holds: nobody asks for them there. The frozen cohort gives the same bits to
+    every plan.
 
     Args:
         features: float32 [patients, F], NaN for missing.
@@ -129,18 +125,19 @@ def diagnostics(
     return HoldoutDiagnostics(
         enough_events=enough,
         prevalence=enough and low <= events / len(label) <= high,
-        missingness=bool((np.isnan(features).mean(axis=0) <= allowed).all()),
+        missingness=enough and bool((np.isnan(features).mean(axis=0) <= allowed).all()),
     )
 
 
 def remember_evaluation(
     home: SiteHome, protocol: StudyProtocol, plan: RoundPlan, cohort: str, site: str
 ) -> None:
-    """Answer for one model, threshold, export, set of baselines and fold per study version and cohort.
+    """Answer for one model, threshold, export, set of baselines, fold and local model per version and cohort.
 
-    Every metric is an exact function of the holdout: whoever could ask for model
-    after model, or for one crafted "previous" model after another, would learn of single patients what
-    suppression hides.
+    Every metric is an exact function of the holdout: whoever could ask for model after model, or for one
+    crafted "previous" model after another, would learn of single patients what suppression hides. The
+    hospital's own model counts too: without privacy the coordinator may plan the local exchange again from
+    another state, as often as it likes, and each time another model would be compared.
 
     Raises:
         ConsiliumError: E605.
@@ -154,7 +151,9 @@ def remember_evaluation(
     if plan.kind == "verification":
         once: dict[str, Any] = {"artefact": plan.artefact}
     else:
-        once = {"baselines": dict(plan.baselines), "fold": plan.folds.get(site)}
+        local = local_path(home, protocol)
+        own = sha256(local.read_bytes()) if local.exists() else None
+        once = {"baselines": dict(plan.baselines), "fold": plan.folds.get(site), "local": own}
     with locked(path.with_suffix(".lock")):
         known = json.loads(path.read_bytes()) if path.exists() else {}
         first = known.setdefault(protocol.hash, dict(asked))

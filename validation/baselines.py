@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from contracts.evaluation import Comparison, Estimate
 from contracts.gates import Baseline
 from validation.comparison import auroc_difference, brier_difference
-from validation.disclosure import TABLE_METRICS, nested, rounded_estimate, singles_out
+from validation.disclosure import (
+    DECIMALS,
+    TABLE_METRICS,
+    best_net_benefit,
+    nested,
+    rounded_estimate,
+    shown_table,
+    singles_out,
+)
 from validation.performance import class_totals_may_leave, shown_metrics
 from validation.proportion import Z, normal_estimate
 
@@ -32,7 +40,8 @@ def compare(
 
     The paired error of a net benefit counts the patients on whom two decisions differ, by outcome: the
     difference of the two published values is given instead, with an error that is at least as large (the sum
-    of both errors).
+    of both errors). Where the baseline's counts are ranges, it is the difference to the best that they allow:
+    the worst, as the baseline's own value has it, would favour the model.
 
     Args:
         name: of the baseline.
@@ -56,13 +65,15 @@ def compare(
         differences["auroc"] = rounded_estimate(auroc_difference(model, other, label))
         differences["brier"] = rounded_estimate(brier_difference(model, other, label))
     if "net_benefit" in ours and "net_benefit" in theirs:
-        differences["net_benefit"] = rounded_estimate(_unpaired(ours["net_benefit"], theirs["net_benefit"]))
+        best = best_net_benefit(shown_table(other, label, threshold, minimum_cell), threshold)
+        unpaired = _unpaired(ours["net_benefit"], theirs["net_benefit"], round(best, DECIMALS))
+        differences["net_benefit"] = rounded_estimate(unpaired)
     return Comparison(baseline=name, metrics=theirs, differences=differences)
 
 
-def _unpaired(model: Estimate, other: Estimate) -> Estimate:
-    """The difference of two published values; its error is at most the sum of theirs."""
-    value = model.value - other.value
+def _unpaired(model: Estimate, other: Estimate, best: float) -> Estimate:
+    """The difference of a published value to the best of another; its error is at most the sum of theirs."""
+    value = model.value - best
     if model.standard_error is None or other.standard_error is None:
         return Estimate(value=value)
     found = normal_estimate(value, model.standard_error + other.standard_error)

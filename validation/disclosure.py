@@ -23,7 +23,9 @@ functions of few safe counts (Hundepool et al., Statistical Disclosure Control, 
    exact one is 1 - prevalence, and the events follow.
 
 This is suppression, not differential privacy: it holds for honest models against whoever reads all reports
-of a study. A model made to mark one patient is answered once (E605), sealed, and not otherwise prevented.
+of a study. A model, baseline or export made to mark one patient is answered once (E605) and not otherwise
+prevented: a baseline that differs from the model on this patient alone is compared where the patient is not
+there (no difference) and not compared where it is, and the bit on an export's agreement says the same.
 """
 
 from __future__ import annotations
@@ -117,6 +119,16 @@ def table_metrics(table: Table, threshold: float | None) -> dict[MetricName, Est
             upper = max(e.upper for e in of_each if e is not None and e.upper is not None)
             found[name] = covering(worst.value, lower, upper)
     return found
+
+
+def best_net_benefit(table: Table, threshold: float) -> float:
+    """Return the net benefit of the best table within the ranges; of exact counts it is the net benefit.
+
+    Args:
+        table: of `shown_table`.
+        threshold: of the protocol.
+    """
+    return _at(table, table.true_alerts[1], table.false_alerts[0], threshold)["net_benefit"].value
 
 
 def covering(value: float, lower: float, upper: float) -> Estimate:

@@ -5,6 +5,10 @@ over the planned releases (Bonferroni): a release passes when the one-sided lowe
 difference, at confidence 1 - alpha / releases, is at least -margin. Compared with `first` a slow decline
 over many releases is seen; comparing with `previous` alone would let each step by (Feng, Emerson & Simon,
 Biometrics 77, 2021, on bio-creep of modified models).
+
+The budget counts releases. A model that was stopped at its gates used a chance too and is not counted:
+whoever trains one model after another until one passes makes more error than alpha. Each attempt is a study
+of its own that the hospitals approve.
 """
 
 from __future__ import annotations

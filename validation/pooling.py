@@ -2,15 +2,23 @@
 
 How each metric is pooled:
 
-- `accuracy`: exact. Correct decisions and patients are sums over the hospitals; Wilson's interval. Of a
-  hospital that tells a range the worst counts, and the interval goes up to what its best may be.
+- `accuracy`: correct decisions and patients are sums over the hospitals; Wilson's interval. Exact where every
+  hospital tells its count; where one tells a range (`validation.disclosure`) the value takes the fewest right
+  decisions and the interval covers all of the range.
 - `auroc`, `auprc`, `sensitivity`, `specificity`, `ppv`, `npv`, `alert_rate` (logit), `observed_expected`
   (log), `calibration_slope`, `calibration_intercept`: the mean over hospitals by random effects
   (validation.meta_analysis, validation.effect_scale). A rate is a property of a hospital here, not of the sum
   of all patients, so that its interval holds how hospitals differ.
-- `brier`, `ece`, `net_benefit`: the mean over patients. For Brier and net benefit (a mean over patients
-  itself, Vickers & Elkin, Med Decis Making 26, 2006) that is the value of all patients together; for ECE it
-  is an upper bound of it, since misses of opposite sign at two hospitals do not cancel.
+- `brier`, `ece`, `net_benefit`: the mean over patients. For Brier that is the value of all patients together;
+  for ECE an upper bound of it, since misses of opposite sign at two hospitals do not cancel. Net benefit is
+  a mean over patients itself (Vickers & Elkin, Med Decis Making 26, 2006), but what is pooled is the
+  advantage over the better of treating all and none *at each hospital*: never more than the advantage over
+  one such policy for all patients together, and less where hospitals lie on different sides of the threshold.
+
+A count of decisions under the minimum cell leaves a hospital as a range, of which the estimate is the worst:
+so rates at the threshold and net benefit are pooled too low (alert rate: too high), by up to
+(cell - 1) / events at such a hospital. A floor is never passed because of it; a ceiling may be, except on the
+alert rate.
 
 See Debray et al., BMJ 356 (2017), i6460 for meta-analysis of prediction models.
 """
@@ -115,7 +123,7 @@ def pooled_effect(parts: Sequence[Part], name: MetricName) -> RandomEffects | No
 
 def _pooled(parts: Sequence[Part], name: MetricName) -> Estimate | None:
     if name == "accuracy":
-        return _exact_accuracy(parts)
+        return _accuracy(parts)
     if name in PATIENT_MEANS:
         return _patient_mean(parts, name)
     scale = SCALES[name]
@@ -131,19 +139,29 @@ def _point(part: Part, name: MetricName, scale: Scale) -> tuple[float, float] | 
     return None if estimate is None else to_scale(estimate, scale)
 
 
-def _exact_accuracy(parts: Sequence[Part]) -> Estimate | None:
+def _accuracy(parts: Sequence[Part]) -> Estimate | None:
     shown = [(p.metrics["accuracy"], p.n) for p in parts if p.n and "accuracy" in p.metrics]
     if not shown:
         return None
-    patients = sum(n for _, n in shown)
-    worst = wilson(sum(round(e.value * n) for e, n in shown), patients)
+    counts, patients = [_right(e, n) for e, n in shown], sum(n for _, n in shown)
+    worst = wilson(sum(least for least, _ in counts), patients)
     if not any(e.at_worst for e, _ in shown):
         return worst
-    # The end of its interval lies above every count of a range.
-    most = sum(math.ceil((e.upper if e.at_worst and e.upper else e.value) * n - 0.5) for e, n in shown)
-    upper = wilson(min(most, patients), patients).upper
+    upper = wilson(sum(most for _, most in counts), patients).upper
     assert worst.lower is not None and upper is not None
     return covering(worst.value, worst.lower, upper)
+
+
+def _right(accuracy: Estimate, n: int) -> tuple[int, int]:
+    """Least and most right decisions that a hospital's accuracy tells: equal unless it is a range.
+
+    The end of Wilson's interval gives its count back: (U - p)^2 = z^2 U (1 - U) / n.
+    """
+    least, end = round(accuracy.value * n), accuracy.upper
+    if not accuracy.at_worst or end is None:
+        return least, least
+    most = n if end >= 1 else round(n * (end - Z * math.sqrt(end * (1 - end) / n)))
+    return least, min(max(least, most), n)
 
 
 def _patient_mean(parts: Sequence[Part], name: MetricName) -> Estimate | None:

@@ -16,7 +16,7 @@ FILE = "dossier/split_attestation.json"
 _METHODS = {
     "keyed": (
         "A patient is in the holdout when HMAC-SHA256 of the patient's identifier, under a key that only the "
-        "hospital has and bound to this study, falls below the protocol's fraction. It depends on no other "
+        "hospital has and bound to this product, falls below the protocol's fraction. It depends on no other "
         "patient and on no outcome, and stays the same after every later intake."
     ),
     "list": (

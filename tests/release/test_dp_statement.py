@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -39,6 +40,21 @@ def test_dp_statement_without_privacy_says_so_and_names_no_epsilon():
     text = dp_statement(tiny_facts())
     assert "trained without differential privacy" in text
     assert re.search(r"epsilon\D{0,20}\d", text) is None
+
+
+def test_without_privacy_every_exact_thing_that_left_is_named():
+    study = tiny_study(decision_threshold={"sensitivity": 0.9})
+    facts = replace(tiny_facts(), protocol=study, threshold=0.3)
+    text = " ".join(dp_statement(facts).split())
+    for said in ("exact model updates", "exact normalisation statistics", "exact histogram"):
+        assert said in text
+    assert "histogram" not in dp_statement(tiny_facts())
+
+
+def test_what_leaves_of_a_holdout_is_named_to_the_last_kind():
+    text = " ".join(dp_statement(tiny_facts(tiny_study(privacy=PRIVATE))).split())
+    for said in ("decision curve", "baselines", "as a range", "three bits", "exported model agrees"):
+        assert said in text
 
 
 @pytest.mark.parametrize("public_n", [False, True])

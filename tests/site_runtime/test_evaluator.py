@@ -15,10 +15,12 @@ from contracts.evaluation import EvaluationReport, SealedReport
 from contracts.plan import RoundPlan
 from contracts.refusal import Refusal
 from contracts.signing import SigningKey, open_signed, parse_signed, to_text
-from models.registry import initial_state
+from models.registry import initial_state, load_model
+from release.export import export_onnx
 from site_runtime.cohort import load_cohort
 from site_runtime.config import load_site
 from site_runtime.evaluator import diagnostics
+from site_runtime.local import local_path
 from site_runtime.steps import SiteRefused, evaluate
 from tasks.exchange import DirectoryExchange
 from tasks.federation import coordinator_key
@@ -195,15 +197,42 @@ def test_one_set_of_baselines_is_answered_for_and_no_other(federation):
     assert answered(federation, **again, attempt=2).comparisons  # another hospital's fold is none of ours
 
 
-def test_an_export_that_is_another_model_gets_no_metrics(federation):
-    """Its metrics beside those of the evaluation would tell on whom the two differ."""
-    simulation, _, found = federation
-    first = answered(federation)
-    plan = asked(federation, kind="verification", artefact=found["previous"], seal_key=None)
+def verified(federation, artefact):
+    simulation = federation[0]
+    plan = asked(federation, kind="verification", artefact=artefact, seal_key=None)
     text = evaluate(simulation.sites["ash"], plan, DirectoryExchange(simulation.coordinator.exchange))
-    report = EvaluationReport.model_validate(parse_signed(text).document)
+    return EvaluationReport.model_validate(parse_signed(text).document)
+
+
+def test_one_local_model_is_compared_and_no_other(federation):
+    """Without privacy a coordinator could have one local model after another trained from crafted states."""
+    keep_local(federation)
+    answered(federation)
+    assert answered(federation, attempt=2).comparisons
+    simulation = federation[0]
+    path = local_path(simulation.sites["ash"], simulation.protocol)
+    save_file(state(simulation.protocol, 4), path)
+    assert refused(federation, attempt=3) == "E605"
+
+
+def test_a_verification_says_whether_the_export_agrees_and_nothing_else(federation):
+    """It is not sealed: with metrics it would show the performance before the diagnostics are looked at."""
+    simulation, _, found = federation
+    right = simulation.root / "model.onnx"
+    path = simulation.root / "model.safetensors"
+    save_file(state(simulation.protocol, 0), path)
+    export_onnx(load_model(simulation.protocol, path), simulation.protocol, right, {})
+    artefact = DirectoryExchange(simulation.coordinator.exchange).put(right)
+    report = verified(federation, artefact)
+    assert report.parity is not None and report.parity.decisions_flipped == 0
+    assert report.suppressed and report.n is None and not report.metrics and not report.subgroups
+    assert refused(federation, kind="verification", artefact=found["previous"], seal_key=None) == "E605"
+
+
+def test_an_export_that_is_another_model_is_told_by_one_bit(federation):
+    report = verified(federation, federation[2]["previous"])
     assert report.parity is not None and report.parity.decisions_flipped == 1
-    assert report.suppressed and report.n is None and not report.metrics and first.metrics
+    assert report.suppressed and report.n is None and not report.metrics
 
 
 def test_a_hospital_with_few_events_compares_nothing_and_fetches_no_baseline(tmp_path):

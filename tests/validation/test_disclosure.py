@@ -15,6 +15,7 @@ from site_runtime.cells import check_cells
 from tests.factories import ZERO, tiny_study
 from tests.validation.test_performance import cohort, features_of
 from validation.baselines import compare
+from validation.comparison import net_benefit_difference
 from validation.disclosure import (
     TABLE_METRICS,
     RiskGroups,
@@ -225,6 +226,20 @@ def test_a_comparison_says_by_how_much_with_an_interval():
     assert found.differences["auroc"].lower > 0 > found.differences["brier"].upper
     paired = np.hypot(ours["auroc"].standard_error, theirs["auroc"].standard_error)
     assert found.differences["auroc"].standard_error < paired  # on the same patients
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_range_at_the_baseline_never_favours_the_model(seed):
+    """Its own value is the worst that the range allows; measured against that the model would look better."""
+    p, y = cohort(200, seed)
+    strong = 1 / (1 + np.exp(-np.random.default_rng(seed).normal(4 * y - 2.5, 0.6)))
+    found = compare("reference", p, strong, y, CUT, 10, [])
+    assert found is not None and "net_benefit" in found.differences
+    truth = net_benefit_difference(p, strong, y, CUT).value
+    difference = found.differences["net_benefit"]
+    assert difference.value <= truth + 2e-4
+    assert difference.lower < truth < difference.upper
+    assert found.metrics["sensitivity"].upper == 1  # a range
 
 
 def test_a_group_is_cut_only_where_both_sides_hold_the_cell():

@@ -12,6 +12,7 @@ from contracts.errors import ConsiliumError
 from contracts.evaluation import CalibrationBin, Comparison, DecisionPoint, Estimate
 from tests.factories import tiny_study
 from tests.reports import against, estimate, report, with_auroc
+from validation.decision_curve import net_benefit_advantage
 from validation.meta_analysis import AUROC_PRIOR, RATIO_PRIOR
 from validation.performance import evaluate
 from validation.pooling import heterogeneity, metrics_tree, pool, roc_points
@@ -44,6 +45,37 @@ def test_pooled_accuracy_covers_the_true_one_where_a_hospital_tells_a_range():
     pooled, true = pool(reports)["accuracy"], wilson(right, 360)
     assert pooled.at_worst and pooled.value < true.value
     assert pooled.lower < true.lower and pooled.upper >= true.upper
+
+
+@pytest.mark.parametrize("events", [5, 9, 12])
+def test_accuracy_that_a_small_hospital_tells_as_a_range_is_covered_and_taken_at_its_worst(events):
+    draw, study = np.random.default_rng(events), tiny_study()
+    p, y, reports = draw.random(400), np.zeros(400, dtype=int), []
+    y[:300] = draw.random(300) < p[:300]
+    y[300 : 300 + events] = 1
+    for site, rows in (("ash", slice(0, 300)), ("birch", slice(300, 400))):
+        reports.append(report(site, **evaluate(p[rows], y[rows], np.zeros((400, 3))[rows], study, 10)))
+    assert reports[1].suppressed and not reports[0].suppressed
+    right = int(((p >= study.decision_threshold) == (y == 1)).sum())
+    truth, pooled = wilson(right, 400), pool(reports)["accuracy"]
+    assert truth.value - 10 / 400 < pooled.value <= truth.value
+    assert pooled.lower <= truth.lower and truth.upper <= pooled.upper < truth.upper + 10 / 400
+    assert pool(reports[:1])["accuracy"].value == pytest.approx(
+        reports[0].metrics["accuracy"].value, abs=1e-4
+    )
+
+
+def test_the_pooled_advantage_is_at_most_that_over_one_policy_for_all():
+    """Hospitals on different sides of the threshold: each is measured by its own better default."""
+    draw, study = np.random.default_rng(3), tiny_study()
+    p = np.concatenate([draw.uniform(0.05, 0.6, 400), draw.uniform(0.4, 0.95, 400)])
+    y = (draw.random(800) < p).astype(int)
+    parts = [
+        report(site, **evaluate(p[rows], y[rows], np.zeros((400, 3)), study, 5))
+        for site, rows in (("ash", slice(0, 400)), ("birch", slice(400, 800)))
+    ]
+    together = net_benefit_advantage(p, y, study.decision_threshold)
+    assert pool(parts)["net_benefit"].value <= together.value + 1e-4
 
 
 def test_a_perfect_hospital_neither_breaks_nor_rules_the_pool():
