@@ -183,7 +183,12 @@ def read_manifest(folder: Path) -> ReleaseManifest:
 
 
 def seal(
-    candidate: Path, target: Path, approvals: list[Approval], key: ReleaseKey, published: str
+    candidate: Path,
+    target: Path,
+    approvals: list[Approval],
+    key: ReleaseKey,
+    published: str,
+    verify: Callable[[Path], None] | None = None,
 ) -> ReleaseManifest:
     """Turn an approved candidate into a signed release at `target`.
 
@@ -195,10 +200,12 @@ def seal(
         approvals: one for each role of the study's sign-off; each names the candidate's digest.
         key: the coordinator's release key.
         published: UTC.
+        verify: raises a refusal for a signed directory that does not verify; then none appears.
 
     Raises:
-        ConsiliumError: E703 or E701, a file is missing, extra or changed; E704, E705, E709 or E803, an
-            approval is missing or does not count; E601 or E602, a gate did not pass; E707, `target` exists.
+        ConsiliumError: what `verify` raises; E703 or E701, a file is missing, extra or changed; E704, E705,
+            E709 or E803, an approval is missing or does not count; E601 or E602, a gate did not pass; E707,
+            `target` exists.
     """
     from release.verify import check_approvals, check_files, check_gates
 
@@ -220,6 +227,8 @@ def seal(
         # The candidate could have changed between the check and the copy.
         for check in check_files(folder, manifest, key.public):
             check.require()
+        if verify is not None:
+            verify(folder)
     return manifest
 
 
@@ -266,6 +275,9 @@ def _appearing(target: Path, *, replace: bool) -> Iterator[Path]:
                     os.fsync(file.fileno())
         if replace and target.exists():
             target.rename(apart / "before")
-        folder.rename(target)
+        try:
+            folder.rename(target)
+        except OSError as error:  # somebody else put one there meanwhile
+            raise ConsiliumError("E707", f"{target}: {error.strerror}") from error
     finally:
         shutil.rmtree(apart, ignore_errors=True)

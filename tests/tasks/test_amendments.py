@@ -9,6 +9,7 @@ import pytest
 from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
 from contracts.release import ReleaseManifest
+from tasks.amendments import check_amendment
 from tasks.baselines import baselines_of
 from tasks.exchange import DirectoryExchange
 from tasks.head import load_head, register_study, registered_studies
@@ -82,12 +83,36 @@ def test_gates_of_a_product_do_not_loosen_by_amending_an_older_study(home):
     register_study(home, amendment("tiny-3", gates=[{**GATE, "at_least": 0.8}]))
 
 
+def test_an_older_study_does_not_follow_a_stricter_release_of_its_product(home):
+    stricter = amendment(gates=[{**GATE, "at_least": 0.8}])
+    register_study(home, stricter)
+    publish(home, stricter, "1.0.0")
+    with pytest.raises(ConsiliumError, match=r"E111.*tiny-2: gate loosened"):
+        check_amendment(home, FIRST)
+
+
 def test_a_major_change_is_refused_before_patients_pay_for_it(home):
     publish(home, FIRST, "1.0.0")
     with pytest.raises(ConsiliumError, match=r"E710.*intended_use changed since 1\.0\.0"):
         register_study(home, amendment(intended_use="Something else."))
     # Before there is a release, there is nothing that it could be a change of.
     assert previous_release(CoordinatorHome(home.root / "new"), FIRST) is None
+
+
+def test_a_change_control_plan_does_not_grow_by_the_release_that_it_would_govern(home):
+    def plan(*kinds, by="FDA"):
+        change = {"id": "M1", "title": "T", "changes": list(kinds), "description": "D"}
+        return {"dossier": {"change_control": {"modifications": [change], "authorised_by": by}}}
+
+    publish(home, FIRST, "1.0.0")
+    with pytest.raises(ConsiliumError, match=r"E111.*change_control would allow intended_use"):
+        register_study(home, amendment(**plan("weights", "intended_use")))
+    register_study(home, amendment(**plan("weights", "data")))
+    first = tiny_study(study="other", gates=[GATE], **plan("threshold", by=None))
+    register_study(home, first)
+    publish(home, first, "1.0.0")
+    authorised = {"product": "other", **plan("threshold")}
+    register_study(home, amendment("other-2", first, **authorised))  # authorised later: no growth
 
 
 def test_baselines_are_the_previous_and_the_first_release_of_the_product(home):
