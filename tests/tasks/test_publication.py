@@ -266,7 +266,7 @@ def test_a_failed_gate_ends_the_study_and_its_page_says_which_and_where(tmp_path
     head = load_head(home, "tiny")
     assert head.status == "rejected" and "E601" in (head.reason or "")
     page = evidence_page(home, "tiny").read_text()
-    assert "Not released: a gate failed" in page and "every hospital" in page
+    assert "Stopped: an acceptance gate failed" in page and "ash" in page
     (result,) = load_record(home, "tiny", "evaluation")["gates"]
     assert result["margin"] < 0 and result["site"] in ("ash", "birch")
     assert judge(home, "tiny", RUN, {}) == []  # nothing is decided again
