@@ -11,10 +11,11 @@ from contracts.errors import ConsiliumError
 from contracts.release import ReleaseManifest
 from tasks.amendments import check_amendment
 from tasks.baselines import baselines_of
+from tasks.events import record_event
 from tasks.exchange import DirectoryExchange
 from tasks.head import load_head, register_study, registered_studies
 from tasks.home import CoordinatorHome
-from tasks.versions import earlier_releases, previous_release
+from tasks.versions import earlier_looks, earlier_releases, previous_release
 from tests.factories import tiny_study
 from tests.instances import one_of_each
 
@@ -130,6 +131,17 @@ def test_baselines_are_the_previous_and_the_first_release_of_the_product(home):
     # A study that is published already does not count itself: a repeated step finds what it found before.
     assert earlier_releases(home, studies[2]) == 2
     assert previous_release(home, studies[2]).manifest.version == "1.0.9"
+
+
+def test_every_look_at_the_holdouts_uses_the_error_budget_released_or_not(home):
+    publish(home, FIRST, "1.0.0")
+    for name in ("tiny-2", "tiny-3", "tiny-4"):
+        register_study(home, amendment(name))
+    third = amendment("tiny-4")
+    assert earlier_looks(home, third) == 1  # the release
+    for name in ("tiny-2", "tiny-3", "tiny-4"):
+        record_event(home, name, "unsealed", "0" * 64)  # rejected afterwards, or not yet released
+    assert earlier_looks(home, third) == 3 and earlier_releases(home, third) == 1
 
 
 def test_an_evaluation_plan_names_the_baselines_and_a_training_plan_does_not(tmp_path):
