@@ -33,6 +33,11 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
 
 
+def plain(text: str) -> str:
+    """What a file or a name says of itself, without what would steer the terminal or cannot be printed."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)
+
+
 def above_0_below_1(value: float | None) -> float | None:
     """Refuse an option that is no number between 0 and 1, such as a delta of 2: a usage error."""
     if value is not None and not 0.0 < value < 1.0:
@@ -96,5 +101,5 @@ def reporting_refusals(as_json: bool = False) -> Iterator[None]:
         else:
             errors.print(f"[bold red]{error.number} {error.name}[/] {error.sentence}", highlight=False)
             if error.detail:
-                errors.print(error.detail, highlight=False, markup=False)
+                errors.print(plain(error.detail), highlight=False, markup=False)
         raise typer.Exit(1) from None

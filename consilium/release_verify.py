@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
+from consilium.output import Json, home_folder, plain, print_json, reporting_refusals, screen
 from contracts.errors import ConsiliumError
 from release.signature import PublicKey, ReleaseKey
 
@@ -150,5 +151,5 @@ def _table(checks: Sequence[Check]) -> Table:
     marks = {True: "[green]passed[/]", False: "[bold red]failed[/]", None: "[yellow]not checked[/]"}
     for check in checks:
         number = f"{check.number}: " if check.passed is False else ""
-        table.add_row(check.name, marks[check.passed], f"{number}{check.detail}")
+        table.add_row(check.name, marks[check.passed], escape(plain(f"{number}{check.detail}")))
     return table

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tasks.approvals import Answer
 
 PREFIX = "approve_"
+CANDIDATE = "candidate"  # key of the XCom in which a question keeps the digest that it showed
 
 
 def question_id(role: str) -> str:
@@ -17,17 +18,17 @@ def question_id(role: str) -> str:
     return f"{PREFIX}{role}"
 
 
-def answer_of(payload: Mapping[str, Any] | None, candidate: str) -> Answer | None:
+def answer_of(payload: Mapping[str, Any] | None, candidate: str | None) -> Answer | None:
     """Bind the answer of a question in Airflow to the candidate that it was asked about.
 
     Args:
         payload: what the operator returned: `chosen_options`, `params_input`, `responded_at`,
             `responded_by_user`; None where nobody answered.
-        candidate: digest of the candidate.
+        candidate: digest that the question showed; None when it never asked about one.
     """
     from tasks.approvals import REJECT, Answer
 
-    if payload is None:
+    if payload is None or candidate is None:
         return None
     given = payload.get("params_input") or {}
     user = payload.get("responded_by_user") or {}

@@ -7,12 +7,12 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from airflow.providers.standard.operators.hitl import HITLOperator
-from airflow.sdk import DAG, Param, TaskGroup, TriggerRule, conf, get_current_context, task
+from airflow.sdk import DAG, TaskGroup, TriggerRule, conf, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from contracts.study import StudyProtocol
-from dags.approval import answer_of, question_id, users_who_started
+from dags.approval import CANDIDATE, answer_of, question_id, users_who_started
+from dags.question import question
 from dags.steps import (
     answers,
     at_coordinator,
@@ -25,17 +25,6 @@ from dags.steps import (
     site_task,
 )
 from dags.view import View, current_view
-
-BODY = """\
-Release candidate of **{title}** (study `{study}`), for sign-off as **{role}**.
-
-Candidate digest: `{{{{ ti.xcom_pull(task_ids='collect') }}}}`
-
-All acceptance gates of the protocol passed, and every hospital ran the exported model on its own holdout.
-Read the [validation page](/candidates/{study}/validation.html) first. What you sign is this digest: another
-candidate needs another sign-off. Who started this run may not sign it off, and every role needs a person of
-its own. The coordinator countersigns: it signs the whole release with the answers inside.
-"""
 
 
 def evaluate_at(home: Any, plan: str | None) -> str:
@@ -93,23 +82,27 @@ def release_dag(protocol: StudyProtocol, view: View) -> DAG:
             found = answers(view.sites, "verify")
             user = next(iter(users_who_started(get_current_context()["dag_run"])), None)
             with naming_the_page(study):
-                return str(
-                    at_coordinator(lambda home, run: collect_verification(home, study, run, found, user))
+                candidate = at_coordinator(
+                    lambda home, run: collect_verification(home, study, run, found, user)
                 )
+            if candidate is None:  # rejected meanwhile: nobody is to be asked about nothing
+                raise AirflowFailException(f"study {study} has ended without a release")
+            return str(candidate)
 
         @task(task_id="publish", trigger_rule=TriggerRule.ALL_DONE)
         def publish() -> str:
             from tasks.publication import publish
 
             instance = get_current_context()["ti"]
-            candidate = instance.xcom_pull(task_ids="collect", map_indexes=-1)
-            if candidate is None:
+            if instance.xcom_pull(task_ids="collect", map_indexes=-1) is None:
                 skip_when_released(study)
                 raise AirflowFailException("no candidate was made: there is nothing to publish")
-            given = {
-                role: answer_of(instance.xcom_pull(task_ids=question_id(role), map_indexes=-1), candidate)
-                for role in protocol.sign_off.roles
-            }
+            given = {}
+            for role in protocol.sign_off.roles:
+                asked = {"task_ids": question_id(role), "map_indexes": -1}
+                given[role] = answer_of(
+                    instance.xcom_pull(**asked), instance.xcom_pull(**asked, key=CANDIDATE)
+                )
             users = users_who_started(get_current_context()["dag_run"])
             return str(at_coordinator(lambda home, run: publish(home, study, run, given, users)))
 
@@ -127,29 +120,6 @@ def release_dag(protocol: StudyProtocol, view: View) -> DAG:
             opening >> evaluation >> judging
             exporting >> verification >> collected
     return dag
-
-
-def question(protocol: StudyProtocol, role: str) -> HITLOperator:
-    """Ask the person of one role; only the Airflow user of that name can answer (anybody else gets 403).
-
-    Not an ApprovalOperator: a rejection would only skip what follows, and the head must hear of it.
-    """
-    from tasks.approvals import APPROVE, REJECT
-
-    return HITLOperator(
-        task_id=question_id(role),
-        options=[APPROVE, REJECT],
-        subject=f"Release {protocol.study}? Sign-off as {role}",
-        body=BODY.format(title=protocol.title, study=protocol.study, role=role),
-        params={
-            "name": Param("", type="string", title="Your name", maxLength=200),
-            "role": Param(role, type="string", title="Your role", enum=[role]),
-            "reason": Param("", type="string", title="Reason", maxLength=500),
-        },
-        assigned_users={"id": role, "name": role},
-        retries=0,
-        execution_timeout=None,  # a person may take days
-    )
 
 
 def skip_when_released(study: str) -> None:

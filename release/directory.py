@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ from release.facts import ReleaseFacts
 from release.golden import golden_document
 from release.ledgers import FOLDER as LEDGERS
 from release.signature import ReleaseKey
+
+MAX_MANIFEST_BYTES = 128 * 1024 * 1024  # read before its signature is known
 
 # Further files of a release by path, from the facts and the files written so far (release.dossier.assemble).
 DossierFiles = Callable[[ReleaseFacts, Mapping[str, bytes]], Mapping[str, bytes]]
@@ -169,10 +172,7 @@ def read_manifest(folder: Path) -> ReleaseManifest:
     Raises:
         ConsiliumError: E703, no manifest; E802, it is not the canonical JSON of one.
     """
-    try:
-        data = (folder / MANIFEST).read_bytes()
-    except OSError as error:
-        raise ConsiliumError("E703", f"{folder / MANIFEST}: {error.strerror}") from error
+    data = read_bounded(folder / MANIFEST, MAX_MANIFEST_BYTES, "E703")
     try:
         manifest = ReleaseManifest.model_validate_json(data)
     except ValidationError as error:
@@ -182,8 +182,34 @@ def read_manifest(folder: Path) -> ReleaseManifest:
     return manifest
 
 
+def read_bounded(path: Path, limit: int, number: str) -> bytes:
+    """Read a file that nobody has vouched for yet: no link, no pipe or device, at most `limit` bytes.
+
+    Raises:
+        ConsiliumError: of that number.
+    """
+    try:
+        # A link could lead to an endless device; a pipe without a writer would wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise ConsiliumError(number, f"{path} is no ordinary file")
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise ConsiliumError(number, f"{path}: {error.strerror}") from error
+    if len(data) > limit:
+        raise ConsiliumError(number, f"{path} has more than {limit} bytes")
+    return data
+
+
 def seal(
-    candidate: Path, target: Path, approvals: list[Approval], key: ReleaseKey, published: str
+    candidate: Path,
+    target: Path,
+    approvals: list[Approval],
+    key: ReleaseKey,
+    published: str,
+    verify: Callable[[Path], None] | None = None,
 ) -> ReleaseManifest:
     """Turn an approved candidate into a signed release at `target`.
 
@@ -195,10 +221,12 @@ def seal(
         approvals: one for each role of the study's sign-off; each names the candidate's digest.
         key: the coordinator's release key.
         published: UTC.
+        verify: raises a refusal for a signed directory that does not verify; then none appears.
 
     Raises:
-        ConsiliumError: E703 or E701, a file is missing, extra or changed; E704, E705, E709 or E803, an
-            approval is missing or does not count; E601 or E602, a gate did not pass; E707, `target` exists.
+        ConsiliumError: what `verify` raises; E703 or E701, a file is missing, extra or changed; E704, E705,
+            E709 or E803, an approval is missing or does not count; E601 or E602, a gate did not pass; E707,
+            `target` exists.
     """
     from release.verify import check_approvals, check_files, check_gates
 
@@ -220,6 +248,8 @@ def seal(
         # The candidate could have changed between the check and the copy.
         for check in check_files(folder, manifest, key.public):
             check.require()
+        if verify is not None:
+            verify(folder)
     return manifest
 
 
@@ -266,6 +296,9 @@ def _appearing(target: Path, *, replace: bool) -> Iterator[Path]:
                     os.fsync(file.fileno())
         if replace and target.exists():
             target.rename(apart / "before")
-        folder.rename(target)
+        try:
+            folder.rename(target)
+        except OSError as error:  # somebody else put one there meanwhile
+            raise ConsiliumError("E707", f"{target}: {error.strerror}") from error
     finally:
         shutil.rmtree(apart, ignore_errors=True)

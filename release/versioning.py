@@ -119,6 +119,24 @@ def planned_modifications(before: StudyProtocol) -> list[Modification]:
     return list(control.modifications) if control is not None and control.authorised_by else []
 
 
+def widened(before: StudyProtocol, protocol: StudyProtocol) -> list[str]:
+    """Say which major changes a plan allows that the plan of the release before did not name.
+
+    A plan that may grow by a patch allows everything one release later; that it is authorised later is no
+    growth.
+    """
+    named, allowed = (
+        {
+            kind
+            for m in (p.dossier.change_control.modifications if p.dossier.change_control else ())
+            for kind in m.changes
+        }
+        for p in (before, protocol)
+    )
+    new = [kind for kind in _ordered(allowed - named) if kind in MAJOR]
+    return [f"dossier.change_control would allow {kind}, which it did not name" for kind in new]
+
+
 def require_allowed(change: Change, before: StudyProtocol | None) -> None:
     """Refuse a major change that the release before did not plan.
 

@@ -23,7 +23,7 @@ from tasks.sealed import gather_sealed, require_holdouts, unseal
 from tasks.spending import site_privacy
 from tasks.stopped import write_stopped
 from tasks.store import load_plan, save_answer, save_record
-from tasks.versions import earlier_releases
+from tasks.versions import earlier_looks, earlier_releases
 from validation.gates import judge as judge_gates
 from validation.gates import require
 from validation.pooling import metrics_tree
@@ -73,7 +73,13 @@ def judge(home: CoordinatorHome, study: str, run_id: str, results: dict[str, str
     answers = _opened(home, protocol, head, plan, results)
     reports = stored_reports(home, study, head.evaluation)
     spent = {p.site: p.epsilon_study for p in site_privacy(home, protocol, reports)}
-    gates = judge_gates(protocol, reports, spent, earlier_releases=earlier_releases(home, protocol))
+    gates = judge_gates(
+        protocol,
+        reports,
+        spent,
+        earlier_releases=earlier_releases(home, protocol),
+        earlier_looks=earlier_looks(home, protocol),
+    )
     record = {
         "study": study,
         "protocol_hash": protocol.hash,

@@ -7,8 +7,10 @@ import json
 from contracts.errors import ConsiliumError
 from contracts.release import Change, Lineage
 from contracts.study import StudyProtocol, parse_study
+from durable.files import read_json
 from release.registry import RegisteredRelease, current, releases
 from release.versioning import classify, next_version, require_allowed
+from tasks.events import read_events
 from tasks.home import CoordinatorHome
 
 
@@ -22,8 +24,24 @@ def earlier(home: CoordinatorHome, protocol: StudyProtocol) -> list[RegisteredRe
 
 
 def earlier_releases(home: CoordinatorHome, protocol: StudyProtocol) -> int:
-    """How many releases of the product came before: each has used its share of the error budget."""
+    """How many releases of the product there are beside this study's."""
     return len(earlier(home, protocol))
+
+
+def earlier_looks(home: CoordinatorHome, protocol: StudyProtocol) -> int:
+    """How many other studies of the product have had their holdouts looked at.
+
+    Each has used its share of the error budget, whether or not it was released: who may try again until one
+    model passes by luck has no error budget.
+    """
+    looked = {release.manifest.study for release in earlier(home, protocol)}
+    for path in home.studies.glob("*/protocol.json"):
+        other = parse_study(read_json(path), str(path))
+        if other.product_name != protocol.product_name or other.study == protocol.study:
+            continue
+        if any(event.event == "unsealed" for event in read_events(home, other.study)):
+            looked.add(other.study)
+    return len(looked)
 
 
 def previous_release(home: CoordinatorHome, protocol: StudyProtocol) -> RegisteredRelease | None:

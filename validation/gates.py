@@ -56,6 +56,7 @@ def judge(
     epsilons: Mapping[str, float | None],
     *,
     earlier_releases: int = 0,
+    earlier_looks: int | None = None,
 ) -> list[GateResult]:
     """Decide every gate of the protocol that is not a fact, in its order.
 
@@ -66,17 +67,20 @@ def judge(
             hospitals expected: one without a report is named in the details.
         earlier_releases: of this product; with none, what is compared with `first` or `previous` passes by
             definition, since this release becomes the reference.
+        earlier_looks: studies of this product whose holdouts were looked at before, released or not: each has
+            used its share of the error budget. None: as many as released.
 
     Raises:
         ConsiliumError: E802, the reports are not one per hospital on one model of this protocol.
     """
     _check_reports(protocol, reports)
+    looks = earlier_releases if earlier_looks is None else earlier_looks
     silent = sorted(set(epsilons) - {r.site for r in reports})
     results = []
     for gate in protocol.gates:
         if gate.metric in FACTS:
             continue
-        found = _judge(gate, protocol, reports, epsilons, earlier_releases)
+        found = _judge(gate, protocol, reports, epsilons, earlier_releases, looks)
         if silent and gate.metric != "epsilon":
             detail = cut(f"{found.detail}; no report from {', '.join(silent)}")
             found = found.model_copy(update={"detail": detail})
@@ -159,6 +163,7 @@ def _judge(
     reports: Sequence[EvaluationReport],
     epsilons: Mapping[str, float | None],
     earlier_releases: int,
+    earlier_looks: int,
 ) -> GateResult:
     if not reports:
         return untestable(gate, "no hospital reported")
@@ -173,7 +178,7 @@ def _judge(
     plan = protocol.validation
     answers = asked(gate, reports, plan.diagnostics.minimum_events)
     if gate.metric == "non_inferiority":
-        found = judge_non_inferiority(gate, plan.error_budget, reports, earlier_releases)
+        found = judge_non_inferiority(gate, plan.error_budget, reports, earlier_looks)
         return _unless_untested(gate, found, answers)
     if gate.scope == "site":
         return _each_site(gate, answers)

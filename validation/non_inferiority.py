@@ -44,7 +44,7 @@ def lower_bound(reports: Sequence[EvaluationReport], baseline: str, alpha: float
 
 
 def judge_non_inferiority(
-    gate: Gate, budget: ErrorBudget, reports: Sequence[EvaluationReport], earlier_releases: int
+    gate: Gate, budget: ErrorBudget, reports: Sequence[EvaluationReport], earlier_looks: int
 ) -> GateResult:
     """Decide a gate on non-inferiority. A hospital that shows no comparison is for the caller to look at.
 
@@ -52,13 +52,13 @@ def judge_non_inferiority(
         gate: with `against` and `margin`.
         budget: of the protocol.
         reports: one per hospital.
-        earlier_releases: of this product.
+        earlier_looks: at the holdouts, by other studies of this product: a rejected one was a chance too.
     """
     assert gate.against is not None and gate.margin is not None  # the contract holds that
-    number = earlier_releases + 1
+    number = earlier_looks + 1
     if number > budget.releases:
         return untestable(
-            gate, f"release {number} of {budget.releases} planned ones, no error is left in the budget"
+            gate, f"look {number} of {budget.releases} planned ones, no error is left in the budget"
         )
     alpha = level(budget)
     pooled = pooled_difference(reports, gate.against)

@@ -10,12 +10,13 @@ def loosened(before: StudyProtocol, after: StudyProtocol) -> list[str]:
     """Say where `after` asks for less than `before`; empty when it asks for as much or more everywhere.
 
     Compared are the gates (by metric, scope, bound, subgroup and baseline) with all that they rest on: the
-    subgroups they name, the reference score, the thresholds of net benefit; the diagnostics with what they
-    check against; the error budget; and the roles that sign off.
+    subgroups they name, the reference score, the hospitals and patients that count; the diagnostics with what
+    they check against; the error budget; and the roles that sign off.
     """
     return [
         *_gates(before, after),
         *_grounds(before, after),
+        *_patients(before, after),
         *_diagnostics(before, after),
         *_error_budget(before, after),
         *(
@@ -61,6 +62,23 @@ def _grounds(before: StudyProtocol, after: StudyProtocol) -> list[str]:
     against = {gate.against for gate in before.gates}
     if "reference" in against and before.validation.reference != after.validation.reference:
         found.append("validation.reference, which a gate compares with, changed")
+    return found
+
+
+def _patients(before: StudyProtocol, after: StudyProtocol) -> list[str]:
+    """Who is left out of a gate: hospitals under a larger cell, incomplete or chosen patients."""
+    if not before.gates:
+        return []
+    found = []
+    if after.min_sites < before.min_sites:
+        found.append(f"min_sites {after.min_sites}, before {before.min_sites}")
+    cell, old_cell = after.cohort.minimum_cell, before.cohort.minimum_cell
+    if cell > old_cell:  # a hospital under it shows no metric and stops no gate
+        found.append(f"cohort.minimum_cell {cell}, before {old_cell}")
+    if after.cohort.complete_cases and not before.cohort.complete_cases:
+        found.append("cohort.complete_cases was switched on: incomplete records would not be tested")
+    if after.holdout.method == "list" and before.holdout.method != "list":
+        found.append("holdout.method 'list': the patients held out could be chosen")
     return found
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from release.dossier import annex_iv, hti1, tripod_ai
-from release.dossier.index import counted, entries, further_places
+from release.dossier.index import counted, entries, further_places, possible_places
 from release.dossier.pointers import NOWHERE, PlaceError, is_open, resolve
 from release.dossier.standards import SOURCES, STANDARDS
 from release.dossier.writing import json_bytes
@@ -81,6 +81,7 @@ def check_conformance(document: Any, read: Callable[[str], bytes]) -> list[str]:
     needed = {file for row in rows for file, _ in _places(row)} | {file for file, _ in _INDEXES.values()}
     files = _contents(needed, read)
     problems = [problem for row in rows if (problem := _wrong_status(row, files))]
+    problems += _elsewhere(document.get("catalogue"), rows)
     return problems + _missing_rows(document.get("catalogue"), rows) + _against_indexes(rows, files)
 
 
@@ -139,6 +140,20 @@ def _missing_rows(catalogue: Any, rows: list[dict[str, str]]) -> list[str]:
         missing = sorted(_catalogue() - set(found))
         problems += [f"{standard} {name} has no row" for standard, name in missing]
     return problems
+
+
+def _elsewhere(catalogue: Any, rows: list[dict[str, str]]) -> list[str]:
+    """A row that is met must be met where the catalogue looks for its answer, not at any other value."""
+    if catalogue != CATALOGUE:
+        return []
+    items = {"TRIPOD+AI": tripod_ai.ITEMS, "EU AI Act Annex IV": annex_iv.ITEMS, **STANDARDS}
+    possible = {(name, i.id): possible_places(i) for name, found in items.items() for i in found}
+    return [
+        f"{_name(row)}: met at {row['file']} {row['pointer']}, where nothing answers it"
+        for row in rows
+        if row["status"] == "met"
+        and _places(row) not in possible.get((row["standard"], row["id"]), {_places(row)})
+    ]
 
 
 def _repeated(rows: list[tuple[str, str]]) -> set[tuple[str, str]]:

@@ -98,6 +98,11 @@ def _places(item: Item, stated: bool) -> tuple[Place, ...]:
     return item.places
 
 
+def possible_places(item: Item) -> set[tuple[Place, ...]]:
+    """Return where an item can be answered: at its own places, in a statement, or needs both."""
+    return {_places(item, stated) for stated in (True, False)}
+
+
 def further_places(also: str) -> tuple[Place, ...]:
     """Read the cell `also`: places as `file pointer`, parted by semicolons, or `-`."""
     if also == NOWHERE:

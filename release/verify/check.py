@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from contracts.canonical import sha256
 from contracts.errors import ConsiliumError
 from contracts.release import ReleaseManifest
 from contracts.study import StudyProtocol, parse_study
@@ -49,10 +50,14 @@ class Opened:
 
         Raises:
             KeyError: the manifest does not name it.
+            ConsiliumError: E701, it was changed since its digest was checked.
         """
         if not self.has(path):
             raise KeyError(path)
-        return (self.folder / path).read_bytes()
+        data = (self.folder / path).read_bytes()
+        if sha256(data) != self.sha256(path):
+            raise ConsiliumError("E701", f"{path} changed while the release was verified")
+        return data
 
     def json(self, path: str) -> dict[str, Any]:
         """Read a file as a JSON object.

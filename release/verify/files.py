@@ -6,9 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
 from contracts.release import ReleaseManifest
 from release.contents import MANIFEST, REQUIRED, SIGNATURE
+from release.directory import read_bounded
 from release.rotation import Rotation, trusted_keys
 from release.signature import MAX_BYTES, PublicKey, library_agrees, signed_digests, signer_of
 from release.verify.check import Check
@@ -46,13 +48,7 @@ def read_signature(folder: Path) -> bytes:
     Raises:
         ConsiliumError: E702, it is missing or too large to be one.
     """
-    path = folder / SIGNATURE
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConsiliumError("E702", f"{SIGNATURE} has more than {MAX_BYTES} bytes")
-        return path.read_bytes()
-    except OSError as error:
-        raise ConsiliumError("E702", f"{SIGNATURE}: {error.strerror}") from error
+    return read_bounded(folder / SIGNATURE, MAX_BYTES, "E702")
 
 
 def check_files(folder: Path, manifest: ReleaseManifest, key: PublicKey | None = None) -> list[Check]:
@@ -74,11 +70,14 @@ def check_files(folder: Path, manifest: ReleaseManifest, key: PublicKey | None =
     names = Check("files", not problems, "; ".join(problems) or f"{len(found)} files, none extra", "E703")
 
     changed = []
+    if key is not None and signed.get(MANIFEST) != hashlib.sha256(canonical_json(manifest)).hexdigest():
+        changed.append(f"{MANIFEST} is not the file that was signed")  # nor the one that was read first
     for name, path in sorted(found.items()):
         expected = {digests[name] for digests in (named, signed) if name in digests}
         if expected and path.is_file() and not path.is_symlink():
             with path.open("rb") as stream:
-                if {hashlib.file_digest(stream, "sha256").hexdigest()} != expected:
+                same = {hashlib.file_digest(stream, "sha256").hexdigest()} == expected
+                if not same and f"{name} is not the file that was signed" not in changed:
                     changed.append(f"{name} is not the file that was signed")
     changed += [
         f"{file.path}: its size is not the {file.size} bytes of the manifest"
@@ -105,5 +104,10 @@ def _misnamed(manifest: ReleaseManifest, found: dict[str, Path], own: set[str]) 
     problems = [f"{name} is named twice" for name in sorted(named) if listed.count(name) > 1]
     problems += [f"{name} is missing" for name in sorted((named | own | REQUIRED) - set(found))]
     problems += [f"{name} is not in the manifest" for name in sorted(set(found) - named - own)]
+    problems += [
+        f"{name} is no ordinary file"
+        for name, path in sorted(found.items())
+        if not path.is_symlink() and not path.is_file()
+    ]
     problems += [f"{name} is a link" for name, path in sorted(found.items()) if path.is_symlink()]
     return problems + [f"{name} must not name itself" for name in sorted(named & {MANIFEST, SIGNATURE})]

@@ -6,6 +6,7 @@ from typing import Any
 
 from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
+from contracts.gates import Gate
 from contracts.release import ReleaseManifest
 from contracts.study import NoPrivacy, threshold_of
 from release.directory import model_inputs
@@ -69,7 +70,23 @@ def gates(release: Opened) -> str:
     silent = [gate.title for gate in release.protocol.gates if gate.title not in judged]
     if silent:
         raise ConsiliumError("E602", f"not decided: {'; '.join(silent)}")
-    return decided(manifest)
+    said = decided(manifest)
+    outside = [gate.title for gate in release.protocol.gates if not _within(gate, manifest)]
+    if outside:
+        raise ConsiliumError("E601", f"said to have passed, outside its limit: {'; '.join(outside)}")
+    return said
+
+
+def _within(gate: Gate, manifest: ReleaseManifest) -> bool:
+    """Say whether every value under which a gate passed lies in the limits that the protocol froze."""
+    if gate.at_least is None and gate.at_most is None:
+        return True
+    low = float("-inf") if gate.at_least is None else gate.at_least
+    high = float("inf") if gate.at_most is None else gate.at_most
+    # Without a value it passes by definition only: the first release becomes the reference of later ones.
+    by_definition = gate.against in ("first", "previous") and manifest.change.level == "first"
+    values = [result.value for result in manifest.gates if result.gate == gate.title]
+    return all(by_definition if value is None else low <= value <= high for value in values)
 
 
 def decided(manifest: ReleaseManifest) -> str:

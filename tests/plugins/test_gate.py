@@ -304,6 +304,17 @@ def test_a_site_is_no_user_of_the_interface(gate: Gate) -> None:
     assert gate.ask("GET", "/api/v2/dags", None) == 200  # Airflow's own check comes behind
 
 
+@pytest.mark.parametrize(
+    ("method", "key"), [("POST", ""), ("PATCH", "/return_value"), ("DELETE", "/return_value"), ("PUT", "/x")]
+)
+def test_no_person_writes_the_answer_of_another_to_a_sign_off(gate: Gate, method: str, key: str) -> None:
+    path = f"/api/v2/dags/tiny.release/dagRuns/{RUN}/taskInstances/approve_quality/xcomEntries{key}"
+    forged = {"key": "return_value", "value": {"chosen_options": ["Approve"]}}
+    assert gate.ask(method, path, None, forged) == 403
+    assert gate.behind.seen == []
+    assert gate.ask("GET", path, None) == 200
+
+
 def test_a_hospital_enrolled_later_is_known_without_a_restart(gate: Gate) -> None:
     from tasks.federation import enrol
 

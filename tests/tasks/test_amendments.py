@@ -9,11 +9,13 @@ import pytest
 from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
 from contracts.release import ReleaseManifest
+from tasks.amendments import check_amendment
 from tasks.baselines import baselines_of
+from tasks.events import record_event
 from tasks.exchange import DirectoryExchange
 from tasks.head import load_head, register_study, registered_studies
 from tasks.home import CoordinatorHome
-from tasks.versions import earlier_releases, previous_release
+from tasks.versions import earlier_looks, earlier_releases, previous_release
 from tests.factories import tiny_study
 from tests.instances import one_of_each
 
@@ -82,12 +84,36 @@ def test_gates_of_a_product_do_not_loosen_by_amending_an_older_study(home):
     register_study(home, amendment("tiny-3", gates=[{**GATE, "at_least": 0.8}]))
 
 
+def test_an_older_study_does_not_follow_a_stricter_release_of_its_product(home):
+    stricter = amendment(gates=[{**GATE, "at_least": 0.8}])
+    register_study(home, stricter)
+    publish(home, stricter, "1.0.0")
+    with pytest.raises(ConsiliumError, match=r"E111.*tiny-2: gate loosened"):
+        check_amendment(home, FIRST)
+
+
 def test_a_major_change_is_refused_before_patients_pay_for_it(home):
     publish(home, FIRST, "1.0.0")
     with pytest.raises(ConsiliumError, match=r"E710.*intended_use changed since 1\.0\.0"):
         register_study(home, amendment(intended_use="Something else."))
     # Before there is a release, there is nothing that it could be a change of.
     assert previous_release(CoordinatorHome(home.root / "new"), FIRST) is None
+
+
+def test_a_change_control_plan_does_not_grow_by_the_release_that_it_would_govern(home):
+    def plan(*kinds, by="FDA"):
+        change = {"id": "M1", "title": "T", "changes": list(kinds), "description": "D"}
+        return {"dossier": {"change_control": {"modifications": [change], "authorised_by": by}}}
+
+    publish(home, FIRST, "1.0.0")
+    with pytest.raises(ConsiliumError, match=r"E111.*change_control would allow intended_use"):
+        register_study(home, amendment(**plan("weights", "intended_use")))
+    register_study(home, amendment(**plan("weights", "data")))
+    first = tiny_study(study="other", gates=[GATE], **plan("threshold", by=None))
+    register_study(home, first)
+    publish(home, first, "1.0.0")
+    authorised = {"product": "other", **plan("threshold")}
+    register_study(home, amendment("other-2", first, **authorised))  # authorised later: no growth
 
 
 def test_baselines_are_the_previous_and_the_first_release_of_the_product(home):
@@ -105,6 +131,17 @@ def test_baselines_are_the_previous_and_the_first_release_of_the_product(home):
     # A study that is published already does not count itself: a repeated step finds what it found before.
     assert earlier_releases(home, studies[2]) == 2
     assert previous_release(home, studies[2]).manifest.version == "1.0.9"
+
+
+def test_every_look_at_the_holdouts_uses_the_error_budget_released_or_not(home):
+    publish(home, FIRST, "1.0.0")
+    for name in ("tiny-2", "tiny-3", "tiny-4"):
+        register_study(home, amendment(name))
+    third = amendment("tiny-4")
+    assert earlier_looks(home, third) == 1  # the release
+    for name in ("tiny-2", "tiny-3", "tiny-4"):
+        record_event(home, name, "unsealed", "0" * 64)  # rejected afterwards, or not yet released
+    assert earlier_looks(home, third) == 3 and earlier_releases(home, third) == 1
 
 
 def test_an_evaluation_plan_names_the_baselines_and_a_training_plan_does_not(tmp_path):

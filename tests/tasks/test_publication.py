@@ -11,20 +11,23 @@ from pathlib import Path
 import pytest
 
 from consilium.simulation import RUN, Simulation, ask_everywhere, run_intake, run_rounds
+from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
 from contracts.refusal import Refusal
 from contracts.signing import SigningKey, to_text
 from release.directory import read_manifest
-from release.events import chain_head, check_events
+from release.dossier.vulnerabilities import purl
+from release.events import Event, chain_head, check_events
 from release.facts import Evidence
-from release.verify import verified, verify_release
+from release.verify import Check, verified, verify_release
 from tasks.approvals import APPROVE, REJECT, Answer
 from tasks.candidate import collect_verification, export
 from tasks.evaluation import judge, open_evaluation
-from tasks.events import read_events
-from tasks.federation import coordinator_key
+from tasks.events import events_path, read_events
 from tasks.head import load_head, now
+from tasks.lineage import components
 from tasks.publication import publish
+from tasks.release_key import release_key
 from tasks.stopped import evidence_page
 from tasks.store import load_record
 from tests.factories import PRIVACY, tiny_rows, tiny_simulation, tiny_study
@@ -138,7 +141,7 @@ def test_both_approvals_publish_once_a_release_that_verifies(waiting: Simulation
     assert load_head(home, "tiny").status == "released"
     manifest = read_manifest(folder)
     assert [(a.role, a.user) for a in manifest.approvals] == [(role, role) for role in ROLES]
-    assert verified(verify_release(folder, coordinator_key(home).public))
+    assert verified(verify_release(folder, release_key(home).public))
     names = [event.event for event in read_events(home, "tiny")]
     assert names[-3:] == ["approved", "approved", "published"]
 
@@ -176,6 +179,54 @@ def test_a_candidate_that_was_changed_on_disk_is_not_published(waiting: Simulati
     assert load_head(home, "tiny").status == "finished"
 
 
+def test_an_approval_that_is_older_than_the_candidate_is_for_another_one(waiting: Simulation) -> None:
+    """Collected again with an older scan brought meanwhile, a candidate's own dates do not show it."""
+    home = waiting.coordinator
+    digest = load_head(home, "tiny").candidate
+    assert digest is not None
+    path = events_path(home, "tiny")
+    *before, last = path.read_bytes().splitlines(keepends=True)
+    assert b'"event":"candidate"' in last
+    later = json.loads(last) | {"time": "2099-01-01T00:00:00Z"}
+    path.write_bytes(b"".join(before) + Event.model_validate(later).line + b"\n")
+    assert refused(publish, home, "tiny", RUN, answers(digest)).number == "E705"
+    assert not home.releases.exists()
+
+
+def test_nothing_of_a_release_that_does_not_verify_is_left_behind(
+    waiting: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = waiting.coordinator
+    digest = load_head(home, "tiny").candidate
+    assert digest is not None
+    wrong = [Check("golden rows", False, "they differ", "E603")]
+    monkeypatch.setattr("tasks.publication.verify_release", lambda *given: wrong)
+    assert refused(publish, home, "tiny", RUN, answers(digest)).number == "E701"
+    assert list(home.releases.rglob("*")) == [home.releases / "tiny"]
+    assert load_head(home, "tiny").status == "finished" and not home.registry.exists()
+
+
+def test_a_release_that_another_study_overtook_is_made_anew(
+    waiting: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two studies of a product in parallel: the second was compared with what is no longer in use."""
+    home = waiting.coordinator
+    digest = load_head(home, "tiny").candidate
+    assert digest is not None
+    other = waiting.protocol.model_copy(
+        update={"study": "tiny-2", "product": "tiny", "amends": waiting.protocol.hash}
+    )
+    manifest = read_manifest(home.study("tiny") / "release" / "candidate")
+    folder = home.releases / "tiny" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_bytes(canonical_json(other))
+    fields = {"study": "tiny-2", "protocol_hash": other.hash}
+    (folder / "manifest.json").write_bytes(canonical_json(manifest.model_copy(update=fields)))
+    said = refused(publish, home, "tiny", RUN, answers(digest))
+    assert said.number == "E707" and "in use is 1.0.0" in said.detail
+    assert load_head(home, "tiny").status == "finished"
+
+
 def test_a_hospital_that_withdrew_stops_the_release_and_is_named(waiting: Simulation) -> None:
     home = waiting.coordinator
     key = SigningKey.load("birch", waiting.sites["birch"].signing_key)
@@ -198,7 +249,8 @@ def test_without_a_scan_there_is_no_candidate_and_the_study_goes_on_once_there_i
     head = load_head(home, "tiny")
     assert (head.status, head.candidate) == ("finished", None) and "E602" in (head.reason or "")
     assert "no vulnerability scan" in evidence_page(home, "tiny").read_text()
-    brought = Evidence(scan={"vulnerabilities": []}, scan_time=now())
+    scanned = [{"purl": purl(c.name, c.version)} for c in components()]
+    brought = Evidence(scan={"components": scanned, "vulnerabilities": []}, scan_time=now())
     monkeypatch.setattr("tasks.release_facts.load_evidence", lambda home: brought)
     assert collect_verification(home, "tiny", RUN, found) == load_head(home, "tiny").candidate
     manifest = read_manifest(home.study("tiny") / "release" / "candidate")
@@ -214,7 +266,7 @@ def test_a_failed_gate_ends_the_study_and_its_page_says_which_and_where(tmp_path
     head = load_head(home, "tiny")
     assert head.status == "rejected" and "E601" in (head.reason or "")
     page = evidence_page(home, "tiny").read_text()
-    assert "Stopped" in page and "failed" in page and "every site" in page
+    assert "Stopped: an acceptance gate failed" in page and "ash" in page
     (result,) = load_record(home, "tiny", "evaluation")["gates"]
     assert result["margin"] < 0 and result["site"] in ("ash", "birch")
     assert judge(home, "tiny", RUN, {}) == []  # nothing is decided again

@@ -90,6 +90,10 @@ def test_as_much_or_more_is_accepted(fields):
         (validation(error_budget={"alpha": 0.05, "releases": 20}), "error_budget"),
         ({"sign_off": {"roles": ["clinician"]}}, "sign_off.roles lacks 'quality'"),
         ({"label": {"name": "died", "positive": "died in hospital"}}, "label.prevalence"),
+        ({"min_sites": 1}, "min_sites 1"),
+        ({"cohort": {"minimum_cell": 200}}, "minimum_cell 200"),
+        ({"cohort": {"minimum_cell": 5, "complete_cases": True}}, "complete_cases"),
+        ({"holdout": {"method": "list"}}, "holdout.method"),
     ],
 )
 def test_less_is_named(fields, said):

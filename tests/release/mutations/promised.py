@@ -65,6 +65,16 @@ def a_gate_flipped_to_passed_everywhere(world: World) -> None:
     gates(world, passed=True, margin=-0.05)
 
 
+@mutation("gates", "E601", "outside its limit")
+def a_gate_that_passed_with_a_value_below_its_floor(world: World) -> None:
+    gates(world, passed=True, value=0.59, margin=0.05)
+
+
+@mutation("gates", "E601", "outside its limit")
+def a_gate_that_passed_without_a_value(world: World) -> None:
+    gates(world, passed=True, value=None, margin=None)
+
+
 @mutation("gates", "E601", "failed")
 def a_failed_gate(world: World) -> None:
     gates(world, passed=False)
