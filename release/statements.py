@@ -69,7 +69,7 @@ def compared(baseline: str, facts: ReleaseFacts, numbers: Numbers) -> list[Html]
     if worst is not None and numbers.at(*path, "sites") != 1:
         size, interval = numbers.show(*there, form="signed"), _bracketed(there, numbers)
         said.append(joined([f"Least favourable hospital: {worst}, difference ", size, *interval, "."]))
-    said += _net_benefit(path, name, numbers)
+    said += _net_benefit(path, name, facts.sites, numbers)
     said += [joined([text]) for text in _non_inferiority(baseline, facts.protocol, facts.gates)]
     return said
 
@@ -110,17 +110,26 @@ def _best_hospital(path: tuple[str, ...], numbers: Numbers) -> Iterator[Html]:
     ])  # fmt: skip
 
 
-def _net_benefit(path: tuple[str, ...], name: str, numbers: Numbers) -> Iterator[Html]:
-    there = (*path, "net_benefit")
+_SHOWN = ("auroc", "net_benefit")
+
+
+def _net_benefit(
+    path: tuple[str, ...], name: str, sites: Sequence[str], numbers: Numbers
+) -> Iterator[Html]:
+    """Compare net benefit; where it rests on fewer hospitals than the AUROC, say on which."""
+    there, baseline = (*path, "net_benefit"), path[-1]
     found = numbers.at(*there)
     if not isinstance(found, Mapping):
         return
+    showing = {n: [s for s in sites if numbers.at(s, "comparisons", baseline, "differences", n)] for n in _SHOWN}
+    fewer = len(showing["net_benefit"]) < len(showing["auroc"])
+    where = f" (shown by {', '.join(showing['net_benefit'])} alone)" if fewer else ""
     each = round(1000 * abs(found["value"]))
     more = "more" if found["value"] > 0 else "fewer"
     worth = f"{each} {more} found per 1000 patients than" if each else "as many found as"
     unclear = found.get("lower", -1.0) <= 0 <= found.get("upper", 1.0)
     yield joined([
-        "Difference in net benefit at the threshold: ", numbers.show(*there, form="signed"),
+        f"Difference in net benefit at the threshold{where}: ", numbers.show(*there, form="signed"),
         *_bracketed(there, numbers),
         f". That is worth {worth} with {name}, at as many needless alerts",
         "; it may be chance." if unclear and each else ".",

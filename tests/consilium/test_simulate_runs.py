@@ -201,3 +201,15 @@ def test_a_refusal_of_the_command_is_an_object(tmp_path, monkeypatch):
     error = json.loads(refused.stdout)["error"]
     assert error["number"] == "E101" and "--clip" in error["detail"]
     assert not (tmp_path / "simulations").exists()
+
+
+@pytest.mark.slow
+def test_a_stopped_simulation_says_where_its_page_is(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(STUDY.body()), encoding="utf-8")
+    place = ["--federation", str(federation(tmp_path / "federation")), "--out", str(tmp_path / "out")]
+    answer = CliRunner().invoke(app, [str(file), *place])
+    assert answer.exit_code == 1
+    said = next(line for line in answer.stdout.splitlines() if line.startswith("validation page: "))
+    page = Path(said.removeprefix("validation page: "))
+    assert "Stopped: an acceptance gate failed" in page.read_text(encoding="utf-8")

@@ -217,6 +217,17 @@ def test_a_model_that_is_worse_is_said_to_be():
     assert "Worse than each hospital's own model: AUROC lower by 0.040 (95 % −0.060 to −0.020)" in text
 
 
+def test_a_net_benefit_that_not_every_hospital_shows_says_whose_it_is():
+    everywhere = section(parsed(validation_page(full_facts())), "comparisons").text
+    assert "Difference in net benefit at the threshold: " in everywhere and "alone)" not in everywhere
+    facts = full_facts()
+    for site, tree in facts.metrics.items():
+        if site not in ("pooled", "alder") and "comparisons" in tree:
+            tree["comparisons"]["reference"]["differences"].pop("net_benefit")
+    text = section(parsed(validation_page(facts)), "comparisons").text
+    assert "Difference in net benefit at the threshold (shown by alder alone): " in text
+
+
 def test_alerts_among_a_hundred_patients_follow_from_the_pooled_rates(facts, root):
     pooled = {name: facts.metrics["pooled"][name]["value"] for name in ("alert_rate", "ppv", "npv")}
     (said,) = root.all("p", id="of-hundred")
