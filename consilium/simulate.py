@@ -131,7 +131,8 @@ def simulate_once(protocol: StudyProtocol, folder: Path, root: Path, json: bool)
                 raise
             stopped = error
     simulation = Simulation(root, protocol)
-    page = published / "validation.html" if published else evidence_page(simulation.coordinator, protocol.study)
+    made = evidence_page(simulation.coordinator, protocol.study)
+    page = published / made.name if published else made
     found = outcome(simulation) | {
         "release": str(published) if published else None,
         "achievable_auroc": achievable_at(simulation.coordinator, protocol, list(simulation.sites.values()))

@@ -110,20 +110,16 @@ def _best_hospital(path: tuple[str, ...], numbers: Numbers) -> Iterator[Html]:
     ])  # fmt: skip
 
 
-_SHOWN = ("auroc", "net_benefit")
-
-
-def _net_benefit(
-    path: tuple[str, ...], name: str, sites: Sequence[str], numbers: Numbers
-) -> Iterator[Html]:
+def _net_benefit(path: tuple[str, ...], name: str, sites: Sequence[str], numbers: Numbers) -> Iterator[Html]:
     """Compare net benefit; where it rests on fewer hospitals than the AUROC, say on which."""
     there, baseline = (*path, "net_benefit"), path[-1]
     found = numbers.at(*there)
     if not isinstance(found, Mapping):
         return
-    showing = {n: [s for s in sites if numbers.at(s, "comparisons", baseline, "differences", n)] for n in _SHOWN}
-    fewer = len(showing["net_benefit"]) < len(showing["auroc"])
-    where = f" (shown by {', '.join(showing['net_benefit'])} alone)" if fewer else ""
+    shown = {s: numbers.at(s, "comparisons", baseline, "differences") or {} for s in sites}
+    showing = [site for site, differences in shown.items() if "net_benefit" in differences]
+    fewer = len(showing) < sum("auroc" in differences for differences in shown.values())
+    where = f" (shown by {', '.join(showing)} alone)" if fewer else ""
     each = round(1000 * abs(found["value"]))
     more = "more" if found["value"] > 0 else "fewer"
     worth = f"{each} {more} found per 1000 patients than" if each else "as many found as"

@@ -56,7 +56,8 @@ def test_a_usual_hospital_name_stays_on_one_line_of_every_table_on_a_phone(brows
     page = validation_page(full_facts({"switzerland": 700, "ash": 500}))
     view = opened(browser, tmp_path, page, viewport={"width": 390, "height": 900})
     heights = view.evaluate(
-        "[...document.querySelectorAll('.scroll tbody th')].filter(t => t.textContent.trim() == 'switzerland')"
+        "[...document.querySelectorAll('.scroll tbody th')]"
+        ".filter(t => t.textContent.trim() == 'switzerland')"
         ".map(t => { const r = document.createRange(); r.selectNodeContents(t);"
         " return new Set([...r.getClientRects()].map(b => b.top)).size })"
     )
