@@ -300,7 +300,15 @@ def test_the_command_signs_with_the_persons_key_for_the_registered_study(
     monkeypatch.setenv("CONSILIUM_HOME", str(tmp_path))
     key.save(tmp_path / "person.pem")
     command = ["regulatory", "tiny", "--status", "cleared", "--authority", "FDA", "--reference", "K000000"]
-    command += ["--name", "R. Test", "--key", str(tmp_path / "person.pem"), "--json"]
+    command += [
+        "--name",
+        "R. Test",
+        "--role",
+        "regulatory affairs",
+        "--key",
+        str(tmp_path / "person.pem"),
+        "--json",
+    ]
     refusal = CliRunner().invoke(app, command)
     assert json.loads(refusal.stdout)["error"]["number"] == "E715"  # no such study
     register_study(home, study)
