@@ -61,11 +61,12 @@ def show(json: Json = False) -> None:
     from release.dossier.vulnerabilities import unanswered, verdict
     from tasks.evidence import load_evidence
     from tasks.head import now
+    from tasks.lineage import components
 
     with reporting_refusals(json):
         evidence = load_evidence(_coordinator())
         state, left = unanswered(evidence, now())
-        decided = verdict(evidence, now())
+        decided = verdict(evidence, now(), components())
         value: dict[str, Any] = {
             "tests": _counted(evidence.tests),
             "tests_time": evidence.tests_time,
@@ -95,8 +96,8 @@ def regulatory(
     authority: Annotated[str, typer.Option(help="Who decided it.")],
     reference: Annotated[str, typer.Option(help="Where the decision can be looked up.")],
     name: Annotated[str, typer.Option(help="Your name.")],
+    role: Annotated[str, typer.Option(help="Your role.")],
     key: Annotated[Path, typer.Option(metavar="FILE", help="Your Ed25519 key (PKCS #8 PEM).")],
-    role: Annotated[str, typer.Option(help="Your role.")] = "regulatory affairs",
     study: Annotated[str | None, typer.Option(help="Where several studies make the product.")] = None,
     json: Json = False,
 ) -> None:

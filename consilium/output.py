@@ -17,6 +17,7 @@ from contracts.errors import ConsiliumError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
 
+WIDE = 100  # columns from which wide tables show all they have
 NARROW = 80  # columns of a terminal below which tables leave out what can be spared
 
 screen = Console()

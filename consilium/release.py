@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from consilium import evidence, release_approval, release_diff, release_rollback, release_verify
-from consilium.output import Json, print_json, reporting_refusals, screen
+from consilium.output import WIDE, Json, print_json, reporting_refusals, screen
 from contracts.errors import ConsiliumError
 from contracts.release import ReleaseManifest
 
@@ -43,7 +43,9 @@ def list_releases(json: Json = False) -> None:
             screen.print("No release yet. A study that finished and passed its gates makes one.")
             return
         table = Table(box=SIMPLE, pad_edge=False)
-        for name in ("product", "version", "change", "epsilon", "approved by", "status", "created"):
+        # On a narrow terminal the date would be cut; `release show` has it.
+        dated = ("created",) if screen.width >= WIDE else ()
+        for name in ("product", "version", "change", "epsilon", "approved by", "status", *dated):
             least = 16 if name == "status" else None
             table.add_column(name, overflow="fold", no_wrap=name in ("version", "created"), min_width=least)
         for row in found:
@@ -54,7 +56,7 @@ def list_releases(json: Json = False) -> None:
                 "none" if row["epsilon"] is None else f"{row['epsilon']:.2f}",
                 escape(row["approved_by"] or "-"),
                 escape(row["regulatory_status"]),
-                row["created"][:10],
+                *([row["created"][:10]] if dated else []),
             )
         screen.print(table)
         screen.print(

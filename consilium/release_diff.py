@@ -10,7 +10,7 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from consilium.output import Json, print_json, reporting_refusals, screen
+from consilium.output import WIDE, Json, print_json, reporting_refusals, screen
 
 HEADLINE = (
     "auroc", "sensitivity", "specificity", "ppv", "npv", "brier", "calibration_slope", "observed_expected",
@@ -160,7 +160,8 @@ def _interval(estimate: dict[str, float] | None, form: str = ".3f") -> str:
     value = format(estimate["value"], form)
     if estimate.get("lower") is None or estimate.get("upper") is None:
         return value
-    return f"{value} ({estimate['lower']:{form}} to {estimate['upper']:{form}})"
+    apart = " " if screen.width >= WIDE else "\n"  # two intervals side by side would break the other columns
+    return f"{value}{apart}({estimate['lower']:{form}} to {estimate['upper']:{form}})"
 
 
 def _number(value: float | None) -> str:

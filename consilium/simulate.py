@@ -40,6 +40,7 @@ from consilium.study import find_federation, find_study
 from contracts.errors import ConsiliumError
 from contracts.schedule import most_exchanges
 from contracts.study import StudyProtocol, load_study
+from tasks.stopped import evidence_page
 
 app = typer.Typer()
 
@@ -130,12 +131,15 @@ def simulate_once(protocol: StudyProtocol, folder: Path, root: Path, json: bool)
                 raise
             stopped = error
     simulation = Simulation(root, protocol)
+    made = evidence_page(simulation.coordinator, protocol.study)
+    page = published / made.name if published else made
     found = outcome(simulation) | {
         "release": str(published) if published else None,
         "achievable_auroc": achievable_at(simulation.coordinator, protocol, list(simulation.sites.values()))
         or None,
         "seconds": round(time.monotonic() - started, 1),
         "home": str(root),
+        "page": str(page) if page.is_file() else None,
     }
     if json:
         print_json(
@@ -226,7 +230,9 @@ def show(found: dict[str, Any]) -> None:
             gate["passed"]
         ]
         screen.print(f"gate {gate['gate']}: {mark} {gate['detail']}", highlight=False)
-    screen.print(f"{found['seconds']} s; everything is in {found['home']}")
+    screen.print(f"{found['seconds']} s; everything is in {found['home']}", soft_wrap=True)
+    if found["page"]:
+        screen.print(f"validation page: {found['page']}", soft_wrap=True)
     if found["release"]:
         screen.print(f"release: [bold]{found['release']}[/]", soft_wrap=True)
 

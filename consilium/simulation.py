@@ -200,22 +200,27 @@ def run_release(simulation: Simulation, progress: Progressing) -> Path:
 
 def outcome(simulation: Simulation) -> dict[str, Any]:
     """What a finished simulation prints: metrics pooled and by hospital, privacy, gates, digests."""
+    from release.directory import read_manifest
     from tasks.account import spent_of
     from tasks.folds import exchange_records
     from tasks.head import load_head
+    from tasks.stopped import release_folder
     from tasks.store import load_record
 
     home, protocol = simulation.coordinator, simulation.protocol
     evaluation = load_record(home, protocol.study, "evaluation")
     last = load_record(home, protocol.study, str(protocol.rounds))
-    metrics = evaluation["metrics"]
+    metrics, head, gates = evaluation["metrics"], load_head(home, protocol.study), evaluation["gates"]
+    if head.candidate is not None:  # those on facts, which come after the export, are decided as well
+        manifest = read_manifest(release_folder(home, protocol.study) / "candidate")
+        gates = [gate.model_dump(mode="json") for gate in manifest.gates]
     found: dict[str, Any] = {
         "study": protocol.study,
         "protocol_hash": protocol.hash,
         "rounds": protocol.rounds,
-        "model": load_head(home, protocol.study).model,
+        "model": head.model,
         **metrics,
-        "gates": evaluation["gates"],
+        "gates": gates,
         "privacy": {"mode": protocol.privacy.mode, "noise_multiplier": last["noise_multiplier"]},
     }
     spent = spent_of(exchange_records(home, protocol))

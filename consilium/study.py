@@ -119,6 +119,7 @@ def privacy_facts(protocol: StudyProtocol) -> dict[str, object]:
     from privacy.calibration import calibrate
 
     noise = calibrate(protocol)
+    beside = {"statistics": noise.statistics, "histogram": noise.histogram}
     return {
         "mode": "patient",
         "epsilon": protocol.privacy.epsilon,
@@ -127,8 +128,7 @@ def privacy_facts(protocol: StudyProtocol) -> dict[str, object]:
         "max_grad_norm": protocol.privacy.max_grad_norm,
         "clipping": protocol.privacy.clipping,
         "noise_multiplier": noise.training,
-        "noise_multiplier_statistics": noise.statistics,
-        "noise_multiplier_histogram": noise.histogram,
+        **{f"noise_multiplier_{kind}": sigma for kind, sigma in beside.items() if sigma is not None},
         "epsilon_composed": noise.epsilon,
     }
 

@@ -118,6 +118,7 @@ class Page:
         self.verdict_title, self.verdict_meaning = statements.VERDICTS[self.verdict]
         self.show, self.interval = self.numbers.show, self.numbers.interval
         self.glossary = glossary.WORDS
+        self.stated = statements.regulatory_words(facts)
 
     @cached_property
     def gates(self) -> list[tuple[GateResult, str, Html]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from contracts.release import GateResult
-from contracts.study import StudyProtocol
 from release.facts import ReleaseFacts
 from release.markup import Html, joined
 from release.numbers import NEW_SITE, Numbers
@@ -24,6 +24,17 @@ def baseline_name(baseline: str, facts: ReleaseFacts) -> str:
         "first": "the product's first release",
         "left_out": "a model trained without the hospital",
     }[baseline]
+
+
+def regulatory_words(facts: ReleaseFacts) -> str | None:
+    """Say who stated the regulatory status and on which basis; None while it is the default."""
+    if facts.regulatory_statement is None:
+        return None
+    said = json.loads(facts.regulatory_statement)["document"]
+    return (
+        f"{said['basis']}. Stated and signed by {said['name']} ({said['role']}), {said['time']}; "
+        "the signed statement is regulatory.json."
+    )
 
 
 def verdict_of(gates: Sequence[GateResult]) -> str:
@@ -70,8 +81,8 @@ def compared(baseline: str, facts: ReleaseFacts, numbers: Numbers) -> list[Html]
     if worst is not None and numbers.at(*path, "sites") != 1:
         size, interval = numbers.show(*there, form="signed"), _bracketed(there, numbers)
         said.append(joined([f"Least favourable hospital: {worst}, difference ", size, *interval, "."]))
-    said += _net_benefit(path, name, facts, numbers)
-    said += [joined([text]) for text in _non_inferiority(baseline, facts.protocol, facts.gates)]
+    said += _net_benefit(path, name, facts.sites, numbers)
+    said += [joined([text]) for text in _non_inferiority(baseline, name, facts)]
     return said
 
 
@@ -119,18 +130,20 @@ def _own_auroc(path: tuple[str, ...], name: str, facts: ReleaseFacts, numbers: N
         yield joined([f"AUROC of {name}: ", Html(", ".join(shown)), "."])
 
 
-def _net_benefit(path: tuple[str, ...], name: str, facts: ReleaseFacts, numbers: Numbers) -> Iterator[Html]:
-    there = (*path, "net_benefit")
+def _net_benefit(path: tuple[str, ...], name: str, sites: Sequence[str], numbers: Numbers) -> Iterator[Html]:
+    """Compare net benefit; where it rests on fewer hospitals than the AUROC, say on which."""
+    there, baseline = (*path, "net_benefit"), path[-1]
     found = numbers.at(*there)
     if not isinstance(found, Mapping):
         return
+    shown = {s: numbers.at(s, "comparisons", baseline, "differences") or {} for s in sites}
+    showing = [site for site, differences in shown.items() if "net_benefit" in differences]
+    fewer = len(showing) < sum("auroc" in differences for differences in shown.values())
+    where = f" (shown by {', '.join(showing)} alone)" if fewer else ""
     each = round(1000 * abs(found["value"]))
     more = "more" if found["value"] > 0 else "fewer"
     worth = f"{each} {more} found per 1000 patients than" if each else "as many found as"
     unclear = found.get("lower", -1.0) <= 0 <= found.get("upper", 1.0)
-    sites = [site for site in facts.metrics if site != "pooled"]
-    shown = [s for s in sites if numbers.at(s, *path[1:], "differences", "net_benefit") is not None]
-    where = "" if len(shown) == len(sites) else f" (where it may be known: {', '.join(shown)})"
     yield joined([
         f"Difference in net benefit at the threshold{where}: ", numbers.show(*there, form="signed"),
         *_bracketed(there, numbers),
@@ -139,19 +152,19 @@ def _net_benefit(path: tuple[str, ...], name: str, facts: ReleaseFacts, numbers:
     ])  # fmt: skip
 
 
-def _non_inferiority(baseline: str, protocol: StudyProtocol, results: Sequence[GateResult]) -> Iterator[str]:
-    decided = {result.gate: result for result in results}
-    for gate in protocol.gates:
+def _non_inferiority(baseline: str, name: str, facts: ReleaseFacts) -> Iterator[str]:
+    decided = {result.gate: result for result in facts.gates}
+    for gate in facts.protocol.gates:
         if gate.metric != "non_inferiority" or gate.against != baseline or gate.title not in decided:
             continue
-        model, margin = f"the {baseline} release", f"{gate.margin:g}"
+        margin = f"{gate.margin:g}"
         passed = decided[gate.title].passed
         if passed:
-            yield f"Not worse than {model} by {margin} or more, at this release's share of the error."
+            yield f"Not worse than {name} by {margin} or more, at this release's share of the error."
         elif passed is None:
-            yield f"Whether it is worse than {model} by {margin} or more could not be tested."
+            yield f"Whether it is worse than {name} by {margin} or more could not be tested."
         else:
-            yield f"It could not be shown that it is not worse than {model} by {margin} or more."
+            yield f"It could not be shown that it is not worse than {name} by {margin} or more."
 
 
 def heterogeneity(numbers: Numbers) -> list[Html]:

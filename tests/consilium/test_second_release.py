@@ -104,6 +104,10 @@ def test_diff_shows_hospitals_side_by_side_and_what_changed(two, monkeypatch):
     text = call(consilium.release.app, "diff", "tiny@1.0.0", "tiny").stdout
     assert "minor" in text and "birch" in text and "training.steps" in text
     assert max(map(len, text.splitlines())) <= 100
+    monkeypatch.setattr(screen, "_width", 80)
+    text = call(consilium.release.app, "diff", "tiny@1.0.0", "tiny").stdout
+    assert "sensitivity" in text and "observed expected" in text  # not broken to make room
+    assert "created" not in call(consilium.release.app, "list").stdout  # rather than a date that is cut
 
 
 def test_going_back_makes_the_earlier_release_current_and_the_next_one_replaces_it(two):

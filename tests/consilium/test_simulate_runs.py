@@ -41,6 +41,7 @@ def federation(folder: Path, **changes: object) -> Path:
 
 STUDY = private_study(
     rounds=1,
+    validation={"diagnostics": {"minimum_events": 1}},  # holdouts are drawn anew each time
     training={"steps": 2, "sample_rate": 1.0, "learning_rate": 0.5, "normalisation": "declared"},
     gates=[
         {"metric": "accuracy", "scope": "pooled", "at_least": 0.999},  # which no run passes
@@ -201,3 +202,15 @@ def test_a_refusal_of_the_command_is_an_object(tmp_path, monkeypatch):
     error = json.loads(refused.stdout)["error"]
     assert error["number"] == "E101" and "--clip" in error["detail"]
     assert not (tmp_path / "simulations").exists()
+
+
+@pytest.mark.slow
+def test_a_stopped_simulation_says_where_its_page_is(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(STUDY.body()), encoding="utf-8")
+    place = ["--federation", str(federation(tmp_path / "federation")), "--out", str(tmp_path / "out")]
+    answer = CliRunner().invoke(app, [str(file), *place])
+    assert answer.exit_code == 1 and "E601" in answer.output, answer.output
+    said = next(line for line in answer.stdout.splitlines() if line.startswith("validation page: "))
+    page = Path(said.removeprefix("validation page: "))
+    assert "Stopped: an acceptance gate failed" in page.read_text(encoding="utf-8")

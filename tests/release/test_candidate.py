@@ -16,6 +16,8 @@ from release.signature import ReleaseKey
 from tests.dossiers import PUBLISHED, approval_of, tiny_candidate, tiny_facts
 from tests.full_release import approvals_of, full_facts, full_release
 
+STATEMENT = '{"document":{"basis":"b","name":"n","role":"r","time":"2026-01-02"}}'
+
 
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReleaseKey]:
@@ -33,12 +35,12 @@ def test_the_same_facts_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_release_holds_what_its_facts_brought(tmp_path: Path) -> None:
-    facts = full_facts(regulatory_statement="{}")
+    facts = full_facts(regulatory_statement=STATEMENT)
     release = full_release(tmp_path, facts)
     for site, text in facts.data_sheets.items():
         assert (release.folder / "data_sheets" / f"{site}.json").read_text() == text
     assert (release.folder / "events.jsonl").read_bytes() == facts.events
-    assert (release.folder / "regulatory.json").read_text() == "{}"
+    assert (release.folder / "regulatory.json").read_text() == STATEMENT
     assert release.read().triggered_by == "operator" and release.read().sign_off == ["clinician", "quality"]
     assert sorted(p.name for p in release.folder.glob("*.cdx.json")) == ["sbom.cdx.json", "vex.cdx.json"]
 

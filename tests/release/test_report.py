@@ -239,7 +239,7 @@ def test_statements_say_what_the_intervals_say(facts, root):
     best = local["best_baseline"]
     assert f"that of {best['site']} (AUROC {best['auroc']['value']:.3f})" in text
     assert f"better by {best['difference']['value']:.3f}" in text
-    assert "Not worse than the first release by 0.03 or more" in text
+    assert "Not worse than the product's first release by 0.03 or more" in text
     assert "Better than the Tiny score" in text and "Tester et al." in text
     own = facts.metrics["alder"]["comparisons"]["reference"]["metrics"]["auroc"]["value"]
     assert f"AUROC of the Tiny score: alder {own:.3f}, " in text
@@ -252,6 +252,37 @@ def test_a_model_that_is_worse_is_said_to_be():
     metrics = {**facts.metrics, "pooled": {**facts.metrics["pooled"], "comparisons": comparisons}}
     text = section(parsed(validation_page(full_facts(metrics=metrics))), "comparisons").text
     assert "Worse than each hospital's own model: AUROC lower by 0.040 (95 % −0.060 to −0.020)" in text
+
+
+def test_a_regulatory_status_is_said_in_words_with_who_stated_it():
+    document = {
+        "basis": "FDA: K000000",
+        "name": "R. Test",
+        "role": "regulatory affairs",
+        "time": "2026-01-02",
+    }
+    statement = json.dumps({"document": document, "signature": "x"})
+    facts = full_facts(regulatory="cleared", regulatory_statement=statement)
+    text = section(parsed(validation_page(facts)), "use").text
+    assert "cleared FDA: K000000. Stated and signed by R. Test (regulatory affairs)" in text
+    assert "signature" not in text
+
+
+def test_not_worse_than_a_score_names_the_score():
+    gate = {"metric": "non_inferiority", "against": "reference", "margin": 0.2}
+    text = section(parsed(validation_page(full_facts(study=full_study(gates=[gate])))), "comparisons").text
+    assert "Not worse than the Tiny score by 0.2 or more" in text and "reference release" not in text
+
+
+def test_a_net_benefit_that_not_every_hospital_shows_says_whose_it_is():
+    everywhere = section(parsed(validation_page(full_facts())), "comparisons").text
+    assert "Difference in net benefit at the threshold: " in everywhere and "alone)" not in everywhere
+    facts = full_facts()
+    for site, tree in facts.metrics.items():
+        if site not in ("pooled", "alder") and "comparisons" in tree:
+            tree["comparisons"]["reference"]["differences"].pop("net_benefit")
+    text = section(parsed(validation_page(facts)), "comparisons").text
+    assert "Difference in net benefit at the threshold (shown by alder alone): " in text
 
 
 def test_alerts_among_a_hundred_patients_follow_from_the_pooled_rates(facts, root):

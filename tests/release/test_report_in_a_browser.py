@@ -52,6 +52,18 @@ def test_the_page_never_scrolls_sideways(browser, tmp_path, page, width):
     assert view.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_a_usual_hospital_name_stays_on_one_line_of_every_table_on_a_phone(browser, tmp_path):
+    page = validation_page(full_facts({"switzerland": 700, "ash": 500}))
+    view = opened(browser, tmp_path, page, viewport={"width": 390, "height": 900})
+    heights = view.evaluate(
+        "[...document.querySelectorAll('.scroll tbody th')]"
+        ".filter(t => t.textContent.trim() == 'switzerland')"
+        ".map(t => { const r = document.createRange(); r.selectNodeContents(t);"
+        " return new Set([...r.getClientRects()].map(b => b.top)).size })"
+    )
+    assert len(heights) > 3 and set(heights) == {1}
+
+
 def test_the_page_asks_for_nothing_but_itself_and_breaks_no_policy(browser, tmp_path, page):
     view = opened(browser, tmp_path, page)
     assert len(view.asked) == 1 and view.complaints == []

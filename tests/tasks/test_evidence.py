@@ -21,7 +21,7 @@ from release.dossier.risk import result_of
 from release.dossier.vulnerabilities import findings, purl, verdict
 from release.facts import Component, Evidence
 from tasks.evidence import add_scan, add_tests, add_vex, load_evidence
-from tasks.head import register_study
+from tasks.head import now, register_study
 from tasks.home import CoordinatorHome
 from tasks.regulatory import load_regulatory, protocol_of, state_status
 from tests.factories import tiny_study
@@ -253,6 +253,10 @@ def test_the_commands_bring_and_show_and_refuse_with_a_number(
     assert shown["tests"] == {"failed": 1, "passed": 1} and shown["scan_time"] == MADE
     assert shown["statements"] == 1 and run(app, ["evidence", "show"]).exit_code == 0
     assert load_evidence(home).tests_time == MADE
+    audit.write_text(json.dumps({"dependencies": [{"name": "numpy", "version": "0", "vulns": []}]}))
+    assert run(app, ["evidence", "scan", str(audit), "--made", now()]).exit_code == 0
+    found = json.loads(run(app, ["evidence", "show", "--json"]).stdout)["vulnerabilities"]
+    assert found["passed"] is None and "does not cover" in found["detail"]  # as the gate will say
 
 
 def statement(protocol: Any, **changes: Any) -> RegulatoryStatement:
@@ -301,6 +305,8 @@ def test_the_command_signs_with_the_persons_key_for_the_registered_study(
     key.save(tmp_path / "person.pem")
     command = ["regulatory", "tiny", "--status", "cleared", "--authority", "FDA", "--reference", "K000000"]
     command += ["--name", "R. Test", "--key", str(tmp_path / "person.pem"), "--json"]
+    assert CliRunner().invoke(app, command).exit_code == 2  # nobody's role is made up
+    command += ["--role", "regulatory affairs"]
     refusal = CliRunner().invoke(app, command)
     assert json.loads(refusal.stdout)["error"]["number"] == "E715"  # no such study
     register_study(home, study)
