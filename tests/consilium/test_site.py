@@ -52,7 +52,7 @@ def test_check_of_a_cohort_that_is_not_accepted(tmp_path, study):
     folder = write_site(tmp_path / "ash", [*rows, rows[0]]).parent
     code, facts = answer("site", "check", str(folder), "--study", study)
     assert code == 1 and facts["error"]["number"] == "E206" and not facts["accepted"]
-    assert "'p0'" in facts["error"]["detail"] and "p0" not in json.dumps(facts["leaves"])
+    assert "'p0'" in facts["error"]["detail"] and '"p0"' not in json.dumps(facts["leaves"])
     result = run("site", "check", str(folder), "--study", study)
     assert result.exit_code == 1 and "E206" in result.output
 

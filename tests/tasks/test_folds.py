@@ -19,6 +19,7 @@ from site_runtime.steps import SiteRefused, train
 from tasks.federation import coordinator_key
 from tasks.folds import exchange_records
 from tasks.head import advance, load_head
+from tasks.release_key import release_key
 from tasks.replay import replay
 from tasks.rounds import close_round, open_round
 from tasks.store import load_record, save_record
@@ -151,7 +152,7 @@ def test_everything_composed_is_what_was_planned_and_within_the_promise(private_
 def test_its_release_replays_the_ledgers_and_states_all_of_it(private_finished, tmp_path):
     simulation = copied(private_finished, tmp_path / "released")
     folder = run_release(simulation, lambda text: None)
-    checks = verify_release(folder, coordinator_key(simulation.coordinator).public)
+    checks = verify_release(folder, release_key(simulation.coordinator).public)
     assert verified(checks), [check for check in checks if not check.passed]
     said = json.loads((folder / "dp_statement.json").read_text())
     planned = calibrate(simulation.protocol).epsilon
