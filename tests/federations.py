@@ -25,7 +25,11 @@ WHOLE = STUDY["training"] | {"sample_rate": 1.0}
 def planned_study(**changes: Any) -> StudyProtocol:
     """The tiny study with local models and leave-one-site-out among at most four hospitals."""
     fields = {
-        "validation": {"local_model": True, "leave_one_site_out": len(SITES)},
+        "validation": {
+            "local_model": True,
+            "leave_one_site_out": len(SITES),
+            "diagnostics": {"minimum_events": 1},  # holdouts are drawn anew each time
+        },
         "min_sites": 3,
         "training": WHOLE,
         "cohort": STUDY["cohort"] | {"max_records": 1},

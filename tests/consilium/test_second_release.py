@@ -19,6 +19,7 @@ from tests.factories import SITE, study_fields, tiny_rows, write_site
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 TRAINING = {"steps": 3, "sample_rate": 0.5, "learning_rate": 0.5, "normalisation": "declared"}
+FEW = {"diagnostics": {"minimum_events": 1}}  # holdouts are drawn anew each time
 GATE = {"metric": "brier", "at_most": 0.5}
 
 
@@ -43,7 +44,7 @@ def two(tmp_path_factory):
         governance = {**SITE["governance"], "lineage": site}
         write_site(federation / site, site=site, governance=governance)
     first = root / "tiny.yaml"
-    first.write_text(yaml.safe_dump(study_fields(rounds=1, training=TRAINING, gates=[GATE])))
+    first.write_text(yaml.safe_dump(study_fields(rounds=1, training=TRAINING, gates=[GATE], validation=FEW)))
     where = ("--federation", federation, "--out", root / "home")
     shown = [called(consilium.simulate.app, first, *where)]
     for number, source in ((2, "tiny"), (3, "tiny-2")):
