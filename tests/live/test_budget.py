@@ -46,7 +46,14 @@ def refused(platform: Platform) -> str:
 def test_the_second_study_is_refused_and_spends_nothing(platform: Platform, refused: str) -> None:
     dag = f"{SECOND}.round"
     assert platform.airflow.run(dag, refused).state == "failed"
-    assert head(platform, SECOND).round == 1 and head(platform, SECOND).model is not None
+    opened = load_record(platform.coordinator, SECOND, "1")
+    assert (opened["kind"], opened["status"], sorted(opened["refused"])) == (
+        "training",
+        "refused",
+        sorted(platform.sites),
+    )
+    # The head names a model once a round is closed, and none was.
+    assert head(platform, SECOND).round == 1 and head(platform, SECOND).model is None
     for site in platform.sites:
         spends = ledger(platform, site).spends()
         assert ledger(platform, site).spends(FIRST) == spends  # nothing of the second
