@@ -23,6 +23,7 @@ CAP = 4.0
 FIELDS = {
     "rounds": 1,
     "training": {"steps": 2, "sample_rate": 1.0, "learning_rate": 0.5, "normalisation": "declared"},
+    "validation": {"diagnostics": {"minimum_events": 1}},  # holdouts are drawn anew each time
 }
 
 
