@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from contracts.fields import Contract, Digest, FeatureName, SiteName, StudyName, Timestamp, Version
+from contracts.masking import MaskKey
 
 
 class QualityCheck(Contract):
@@ -35,4 +36,5 @@ class DataSheet(Contract):
     accepted: bool  # no blocking check failed
     policy: Digest
     code_version: Version
+    mask: MaskKey | None = None  # secure aggregation: the ephemeral key for the next exchange
     created: Timestamp

@@ -18,6 +18,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E109": ("start-failed", "A part of Consilium did not start."),
     "E110": ("extra-missing", "This command needs a part of Consilium that is not installed here."),
     "E111": ("amendment-refused", "The study may not amend the one that it names."),
+    "E112": ("settings-invalid", "The coordinator's settings file does not describe valid settings."),
     "E201": ("source-unreadable", "The site's data source could not be read."),
     "E202": ("column-missing", "The source lacks a column that the study needs."),
     "E203": ("value-not-numeric", "A column that must hold numbers holds something else."),
@@ -106,6 +107,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E804": ("exchange-refused", "The exchange refused the transfer."),
     "E805": ("exchange-unreachable", "The coordinator's exchange could not be reached."),
     "E806": ("not-enrolled", "This site is not enrolled in the federation."),
+    "E807": ("peer-not-pinned", "Another hospital's key was not confirmed at this hospital."),
     "E899": ("internal", "The task failed inside the hospital; its own log says why."),
 }
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from contracts.fields import Contract, Digest, Finite, Key, SiteName, StudyName, Timestamp, Version
+from contracts.masking import MaskKey
 
 
 class RosterEntry(Contract):
@@ -16,6 +17,7 @@ class RosterEntry(Contract):
     data_sheet: Digest
     declared_size: Annotated[int, Field(ge=1)]
     ledger_head: Digest | None = None  # last head of the site's ledger that the coordinator has seen
+    mask: MaskKey | None = None  # secure aggregation: the site's ephemeral key for this exchange
 
 
 class RoundPlan(Contract):

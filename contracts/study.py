@@ -15,12 +15,11 @@ from contracts.errors import ConsiliumError
 from contracts.fields import Contract, FeatureName, Finite, LongText, Probability, StudyName, Text, Unit
 from contracts.gates import Gate
 from contracts.signing import first_problem
+from contracts.strategy import Positive, Secure, Strategy
 from contracts.validation_plan import SignOff, ValidationPlan
 from contracts.yaml_text import load_yaml
 
 SCHEMA = "consilium/study/1"
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class NumericFeature(Contract):
@@ -121,17 +120,6 @@ class Model(Contract):
         None
     )
     norm: Literal["group", "batch", "none"] = "group"  # between the layers of a cnn
-
-
-class Strategy(Contract):
-    """A federated algorithm with the settings of its coordinator half."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,31}$")] = "fedavg"
-    weights: Literal["declared", "equal"] = "declared"  # declared: by the sizes the sites declared
-    server_learning_rate: Positive = 1.0
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    tau: Positive = 1e-3
 
 
 class Training(Contract):
@@ -315,6 +303,11 @@ class StudyProtocol(Contract):
         self._validation_fits()
         if isinstance(self.privacy, HospitalPrivacy):
             self._only_noised_sums()
+            if self.secure is not None:
+                raise ValueError(
+                    "privacy.mode site clips every update at the coordinator, expected another "
+                    "strategy.aggregation than secure"
+                )
         if (self.cadence == "cron") != (self.cron is not None):
             raise ValueError("cadence: cron and cron: '...' go together")
         if self.training.class_weights == "balanced" and self.training.normalisation != "federated":
@@ -366,6 +359,11 @@ class StudyProtocol(Contract):
     def product_name(self) -> str:
         """Under which name releases are versioned."""
         return self.product or self.study
+
+    @property
+    def secure(self) -> Secure | None:
+        """How updates are summed under masks; None when the coordinator sees every update."""
+        return self.strategy.aggregation if isinstance(self.strategy.aggregation, Secure) else None
 
     @property
     def first_round(self) -> int:

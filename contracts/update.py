@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from contracts.fields import Contract, Count, Digest, Finite, SiteName, StudyName, Version
+from contracts.masking import MaskKey
 
 
 class UpdateEnvelope(Contract):
@@ -35,3 +36,4 @@ class UpdateEnvelope(Contract):
     epsilon_left: Finite | None = None  # what the site's own cap leaves, at the site's own delta
     ledger_head: Digest | None = None  # after this update's reservation
     ledger_length: Count | None = None
+    next_mask: MaskKey | None = None  # secure aggregation: the ephemeral key for the exchange after this

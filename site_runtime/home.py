@@ -42,6 +42,11 @@ class SiteHome:
         """The coordinator's public key (43 characters of text), pinned at enrolment."""
         return self.root / "keys" / "coordinator.pub"
 
+    @property
+    def peers(self) -> Path:
+        """Signing keys of the other hospitals, pinned at this one."""
+        return self.root / "keys" / "peers.json"
+
     def approval(self, study: str) -> Path:
         """The protocol (canonical JSON) that this hospital approved for `study`."""
         return self.root / "studies" / f"{study}.json"

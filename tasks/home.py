@@ -53,6 +53,11 @@ class CoordinatorHome:
         return self.root / "federation.json"
 
     @property
+    def settings(self) -> Path:
+        """How this coordinator is run (`tasks.settings`)."""
+        return self.root / "settings.yaml"
+
+    @property
     def budget(self) -> Path:
         """`{"epsilon": ..., "delta": ...}`: what may be spent on the federation's hospitals, for ever."""
         return self.root / "budget.json"

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from contracts import dossier, gates, validation_plan
+from contracts import dossier, gates, strategy, validation_plan
 from contracts import study as fields
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "write-a-study.md").read_text()
@@ -24,7 +24,13 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`quality`": fields.Quality,
     "`holdout`": fields.Holdout,
     "`model`": fields.Model,
-    "`strategy`": fields.Strategy,
+    "`strategy`": strategy.Strategy,
+    "`strategy`: `aggregation: norm_bound`": strategy.NormBound,
+    "`strategy`: `aggregation: mean`": strategy.Mean,
+    "`strategy`: `aggregation: median`": strategy.Median,
+    "`strategy`: `aggregation: trimmed_mean`": strategy.TrimmedMean,
+    "`strategy`: `aggregation: krum`": strategy.Krum,
+    "`strategy`: `aggregation: secure`": strategy.Secure,
     "`training`": fields.Training,
     "`privacy`: `mode: patient`": fields.PatientPrivacy,
     "`privacy`: `mode: site`": fields.HospitalPrivacy,
@@ -81,7 +87,7 @@ def test_every_part_of_a_study_has_its_section() -> None:
     assert headings == list(SECTIONS)
     models = {
         m
-        for module in (fields, gates, validation_plan, dossier)
+        for module in (fields, strategy, gates, validation_plan, dossier)
         for m in vars(module).values()
         if isinstance(m, type) and issubclass(m, fields.Contract)
     }

@@ -1,0 +1,57 @@
+"""The other hospitals of the federation, by the keys that this hospital has pinned itself.
+
+A coordinator may pass keys on, and cannot vouch for them: what stands here was confirmed at this hospital, by
+a fingerprint that came another way.
+"""
+
+from __future__ import annotations
+
+import json
+
+from pydantic import TypeAdapter, ValidationError
+
+from contracts.errors import ConsiliumError
+from contracts.fields import Key, SiteName
+from durable.files import locked, write_json
+from site_runtime.home import SiteHome
+
+_PEERS: TypeAdapter[dict[str, str]] = TypeAdapter(dict[SiteName, Key])
+
+
+def load_peers(home: SiteHome) -> dict[str, str]:
+    """Return the signing keys (32 bytes, base64url) of the hospitals that were pinned here, by name.
+
+    Raises:
+        ConsiliumError: E801, the file is damaged.
+    """
+    if not home.peers.exists():
+        return {}
+    try:
+        return _PEERS.validate_python(json.loads(home.peers.read_bytes()))
+    except (OSError, ValueError, ValidationError) as error:
+        raise ConsiliumError("E801", f"{home.peers} cannot be read: {type(error).__name__}") from error
+
+
+def peer_key(home: SiteHome, site: str) -> str:
+    """Return the pinned signing key of another hospital.
+
+    Raises:
+        ConsiliumError: E807, it was never pinned here; E801.
+    """
+    peers = load_peers(home)
+    if site not in peers:
+        raise ConsiliumError("E807", f"hospital {site!r}; pinned here: {sorted(peers)}")
+    return peers[site]
+
+
+def pin_peer(home: SiteHome, site: str, sign_key: str) -> None:
+    """Pin a hospital's signing key. The same key again changes nothing; another is refused.
+
+    Raises:
+        ConsiliumError: E807, another key is pinned under this name; E801.
+    """
+    with locked(home.root / ".peers.lock"):
+        peers = load_peers(home)
+        if peers.get(site, sign_key) != sign_key:
+            raise ConsiliumError("E807", f"hospital {site!r} is pinned with another key")
+        write_json(home.peers, {**peers, site: sign_key})

@@ -1,0 +1,68 @@
+"""How this coordinator is run: address, database, how long things are kept. Written by `federation init`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from contracts.errors import ConsiliumError
+from contracts.fields import Text
+from contracts.signing import first_problem
+from contracts.yaml_text import load_yaml
+from durable.files import write_atomic
+from tasks.home import CoordinatorHome
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tls(_Section):
+    """Server TLS. `proxy`: nginx ends it and hands on over loopback; `server`: the API server does itself."""
+
+    mode: Literal["none", "server", "proxy"] = "none"
+    client_certificates: bool = False  # ask hospitals for one as well; needs mode proxy
+
+
+class Exchange(_Section):
+    """Limits of the exchange of tensors."""
+
+    url: Text | None = None  # an fsspec URL such as s3://bucket/prefix; the API server's own when not given
+    quota_bytes: Annotated[int, Field(ge=1 << 20)] = 8 << 30  # of one site in one round
+    keep_days: Annotated[float, Field(ge=0)] = 90.0  # of what no head, record or release names any more
+
+
+class Settings(_Section):
+    """The content of `settings.yaml` in the coordinator's folder; every field has a default for a demo."""
+
+    federation: Text = "local"
+    url: Text | None = None  # as hospitals reach it; http://127.0.0.1:<port> when not given
+    database: Text | None = None  # SQLAlchemy URL of Airflow's metadata; SQLite in the home when not given
+    tls: Tls = Tls()
+    exchange: Exchange = Exchange()
+    requests_per_second: Annotated[float, Field(gt=0)] = 50.0  # of one site, on average
+    burst: Annotated[int, Field(ge=1)] = 200  # requests of one site that may come at once
+
+
+def load_settings(home: CoordinatorHome) -> Settings:
+    """Read the coordinator's settings; without a file they are the defaults.
+
+    Raises:
+        ConsiliumError: E112, naming field, value and what was expected.
+    """
+    if not home.settings.exists():
+        return Settings()
+    try:
+        return Settings.model_validate(load_yaml(home.settings.read_text(encoding="utf-8")) or {})
+    except ValidationError as error:
+        raise ConsiliumError("E112", f"{home.settings}: {first_problem(error)}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConsiliumError("E112", f"{home.settings}: {error}") from error
+
+
+def save_settings(home: CoordinatorHome, settings: Settings) -> None:
+    """Write the settings that differ from the defaults."""
+    text = yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+    write_atomic(home.settings, text.encode())
