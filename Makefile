@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # uv does not read pip's find-links setting; it is passed on so that a locally provided torch is found.
 FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: install debian demo test check soak clean
+.PHONY: install debian demo test check soak audit clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -38,6 +38,11 @@ test: check ## everything but the long forms
 soak: install ## the long forms of chaos, audit and endurance
 	$(PYTEST) --junitxml=out/tests-soak.xml -m soak
 
+audit: install ## bill of materials and dependency audit of this environment, into out/
+	test -x .venv-audit/bin/pip-audit || $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install -q -c constraints.txt pip-audit cyclonedx-bom
+	.venv-audit/bin/python .ci/dependencies.py $(BIN)/python out
+
 clean:
 	-test -x $(BIN)/consilium && $(BIN)/consilium down
-	rm -rf $(VENV) .consilium out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-audit .consilium out *.egg-info .pytest_cache .mypy_cache .ruff_cache
