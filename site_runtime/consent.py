@@ -10,6 +10,7 @@ A withdrawn study is not resumed: it is approved again, by whoever approves.
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
 from contracts.study import HospitalPrivacy, NoPrivacy, StudyProtocol, parse_study
-from durable.clock import now as now
 from durable.files import locked, write_atomic
 from site_runtime.config import SiteConfig, load_site
 from site_runtime.home import SiteHome
@@ -49,6 +49,11 @@ class Consent(BaseModel):
     def state(self) -> State:
         """What holds now."""
         return self.decisions[-1].state
+
+
+def now() -> str:
+    """The time as contracts write it: UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _record(home: SiteHome, study: str) -> Path:

@@ -7,11 +7,13 @@ coordinator's key is followed only where the pinned one signed it.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from contracts.enrolment import COORDINATOR, StartupKit, check_fingerprint, fingerprint, newest_key, open_kit
 from contracts.errors import ConsiliumError
+from contracts.signing import Signed
 from durable.files import locked, write_atomic
 from site_runtime.config import load_site
 from site_runtime.enrol import site_card
@@ -86,6 +88,21 @@ def join(home: SiteHome, text: str | bytes, confirmed: str | None = None) -> Joi
     return Joined(kit, changed, rotated, followed)
 
 
+def follow_coordinator(home: SiteHome, rotations: Sequence[Signed], public: str) -> None:
+    """Pin the coordinator's new key where the pinned one signed it; a home that has pinned none stays so.
+
+    Raises:
+        ConsiliumError: E812, the pinned key did not sign it; E802, E803, the change does not verify.
+    """
+    with locked(home.root / ".enrol.lock"):
+        if not home.coordinator_key.exists():
+            return
+        pinned = home.coordinator_key.read_text().strip()
+        if pinned != public:
+            _check_change(pinned, public, rotations)
+            write_atomic(home.coordinator_key, public.encode())
+
+
 def taken_kit(home: SiteHome) -> StartupKit | None:
     """The kit that was taken last, or None.
 
@@ -131,10 +148,14 @@ def _check_coordinator(home: SiteHome, kit: StartupKit, confirmed: str | None) -
     pinned = home.coordinator_key.read_text().strip()
     if pinned == kit.coordinator_key:
         return False
-    if newest_key(kit.rotations, COORDINATOR, pinned) != kit.coordinator_key:
+    _check_change(pinned, kit.coordinator_key, kit.rotations)
+    return True
+
+
+def _check_change(pinned: str, key: str, rotations: Sequence[Signed]) -> None:
+    if newest_key(rotations, COORDINATOR, pinned) != key:
         raise ConsiliumError(
             "E812",
-            f"pinned is {fingerprint(pinned)}, the kit is from {fingerprint(kit.coordinator_key)} "
-            "and brings no change signed by the pinned key",
+            f"pinned is {fingerprint(pinned)}, this is from {fingerprint(key)}, "
+            "without a change signed by the pinned key",
         )
-    return True

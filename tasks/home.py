@@ -60,7 +60,7 @@ class CoordinatorHome:
     @property
     def ca(self) -> Path:
         """Certificate (PEM) of the authority that signed the coordinator's, when it is one of its own."""
-        return self.root / "tls" / "ca.pem"
+        return self.root / "keys" / "tls" / "ca.pem"
 
     @property
     def settings(self) -> Path:

@@ -155,11 +155,11 @@ def rotate_coordinator(home: CoordinatorHome, *, officer: str, reason: str) -> K
         new = next_key(COORDINATOR, home.signing_key)
         signed = _coordinator_rotation(federation.rotations, old, new)
         time = str(signed.document["created"])
-        details = {"new_key": new.public, "by": officer}
+        details = {"new_key": new.public, "by": officer, "reason": reason}
         record_decision(home, old, "rotated", COORDINATOR, new.public, time, **details)
         if signed not in federation.rotations:
-            rotations = [*federation.rotations, signed]
-            save_federation(home, federation.model_copy(update={"rotations": rotations}))
+            known = [*federation.rotations, signed]
+            save_federation(home, federation.model_copy(update={"rotations": known}))
         with locked(home.root / ".key.lock"):
             ledgers = ledgers_in(home.ledger("any").parent)
             hand_over(home.signing_key, ledgers, old, new, officer, reason)
@@ -178,6 +178,14 @@ def interrupted(home: CoordinatorHome) -> bool:
     return waiting(home.signing_key).exists()
 
 
+def rotations(home: CoordinatorHome) -> list[Signed]:
+    """Changes of the coordinator's and of active members' keys, in the order in which they took effect."""
+    federation = load_federation(home)
+    changes = [(f.until, f.rotation) for m in federation.active for f in m.former if f.rotation is not None]
+    changes += [(str(r.document["created"]), r) for r in federation.rotations]
+    return [rotation for _, rotation in sorted(changes, key=lambda change: change[0])]
+
+
 def startup_kit(home: CoordinatorHome) -> str:
     """Return the signed kit: the same for every member, as things are now.
 
@@ -190,20 +198,16 @@ def startup_kit(home: CoordinatorHome) -> str:
     settings, federation = load_settings(home), load_federation(home)
     if settings.url is None:
         raise ConsiliumError("E112", f"{home.settings}: field 'url': none, expected where hospitals reach it")
-    # In the order in which they took effect here: a hospital's own clock may be wrong.
-    changes = [(f.until, f.rotation) for m in federation.active for f in m.former if f.rotation is not None]
-    changes += [(str(r.document["created"]), r) for r in federation.rotations]
-    rotations = [rotation for _, rotation in sorted(changes, key=lambda change: change[0])]
     fields = {
         "federation": settings.federation,
         "url": settings.url,
         "coordinator_key": coordinator_key(home).public,
-        "ca": home.ca.read_text() if home.ca.exists() else None,
+        "ca": home.ca.read_text() if settings.tls.mode != "none" and home.ca.exists() else None,
         "members": [
             MemberCard(site=m.site, sign_key=m.sign_key, declared_size=m.declared_size)
             for m in federation.active
         ],
-        "rotations": rotations[-MAX_ROTATIONS:],
+        "rotations": rotations(home)[-MAX_ROTATIONS:],
         "code_versions": [CODE_VERSION],
         "log_head": decisions_head(home),
         "created": now(),
