@@ -28,7 +28,12 @@ NOUNS: dict[str, tuple[str, str, str]] = {
     "run": ("consilium.run", "app", "Run a study in Airflow and follow it."),
     "simulate": ("consilium.simulate", "app", "Run a study in this process, without Airflow."),
     "study": ("consilium.study", "app", "Check or amend a study file; replay a finished study."),
-    "site": ("consilium.site", "app", "A hospital's own view: check, show, pause, withdraw."),
+    "site": ("consilium.site", "app", "A hospital's own view: check, enrol, join, show, pause, withdraw."),
+    "federation": (
+        "consilium.federation",
+        "app",
+        "The coordinator's members: approve, list, revoke.",
+    ),
     "data": ("consilium.data", "app", "Fetch public data sets."),
     "privacy": ("consilium.privacy", "app", "Plan a study's privacy; epsilon of any composition."),
     "ledger": ("consilium.ledger", "app", "A hospital's privacy ledger: show, verify, export, decide."),

@@ -140,6 +140,7 @@ def rotate(
             "old_key": done.old_public,
             "new_key": done.new_public,
             "kept": done.kept,
+            "rotation": done.document,
             "lineages": list(done.lineages),
         }
         if json:
@@ -150,8 +151,9 @@ def rotate(
         screen.print(f"new public key: {done.new_public}", highlight=False)
         screen.print(
             "The coordinator knows the old key and refuses what the new one signs until it has learned the "
-            "new one: hand it the line above in a way that you both trust."
+            "new one. Send it this file, which the old key signed, for `consilium federation rotate`:"
         )
+        screen.print(str(done.document), highlight=False, soft_wrap=True)
 
 
 def _which(home: SiteHome, lineage: str | None) -> tuple[str, str]:

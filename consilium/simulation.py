@@ -58,18 +58,13 @@ def site_files(federation: Path) -> list[Path]:
 
 def prepare(root: Path, protocol: StudyProtocol, federation: Path) -> Simulation:
     """Enrol the federation's sites and register and approve the study, all below `root`."""
-    from site_runtime.config import load_site_file
+    from consilium.local_sites import enrol_together
     from site_runtime.consent import approve_unless_declined
-    from site_runtime.enrol import enrol_site
-    from tasks.federation import coordinator_key, enrol
     from tasks.head import register_study
 
     simulation = Simulation(root, protocol)
     register_study(simulation.coordinator, protocol)  # first: another protocol of this name changes nothing
-    public = coordinator_key(simulation.coordinator).public
-    for file in site_files(federation):
-        home = SiteHome(root / "sites" / load_site_file(file).site)
-        enrol(simulation.coordinator, enrol_site(home, file, public).model_dump())
+    for home in enrol_together(simulation.coordinator, root / "sites", site_files(federation)):
         approve_unless_declined(home, protocol)
     return simulation
 

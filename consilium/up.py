@@ -154,21 +154,16 @@ def prepare(home: Path, federation: Path, studies: list[StudyProtocol], port: in
     Raises:
         ConsiliumError: E107, E103, E101, E304.
     """
-    from site_runtime.config import load_site_file
+    from consilium.local_sites import enrol_together
     from site_runtime.consent import approve_unless_declined
-    from site_runtime.enrol import enrol_site
-    from tasks.federation import coordinator_key, enrol, load_federation
+    from tasks.federation import load_federation
     from tasks.head import load_protocol, register_study, registered_studies
 
     coordinator = CoordinatorHome(home / "coordinator")
     files = sorted(federation.glob("*.yaml"))
     if not files:
         raise ConsiliumError("E107", f"{federation}: no <site>.yaml in it")
-    public = coordinator_key(coordinator).public
-    for file in files:
-        name = load_site_file(file).site
-        card = enrol_site(SiteHome(home / "sites" / name), file, public)
-        enrol(coordinator, card.model_dump())
+    enrol_together(coordinator, home / "sites", files)
     for protocol in studies:
         register_study(coordinator, protocol)
     sites = [s for s in load_federation(coordinator).sites if (home / "sites" / s / "site.yaml").exists()]

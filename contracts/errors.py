@@ -108,6 +108,12 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E805": ("exchange-unreachable", "The coordinator's exchange could not be reached."),
     "E806": ("not-enrolled", "This site is not enrolled in the federation."),
     "E807": ("peer-not-pinned", "Another hospital's key was not confirmed at this hospital."),
+    "E808": ("site-revoked", "The coordinator has revoked this hospital's part in the federation."),
+    "E809": ("fingerprint-mismatch", "The fingerprint is not that of the key in the document."),
+    "E810": ("membership-refused", "The list of the federation's members cannot be changed like this."),
+    "E811": ("kit-refused", "The startup kit is not one for this hospital as it is now."),
+    "E812": ("key-change-refused", "A key was replaced without the word of the key that is in force."),
+    "E813": ("decisions-broken", "The federation's log of decisions is not the one that was written."),
     "E899": ("internal", "The task failed inside the hospital; its own log says why."),
 }
 

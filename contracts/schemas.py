@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from contracts.datasheet import DataSheet
+from contracts.enrolment import JoinRequest, KeyRotation, StartupKit
 from contracts.evaluation import EvaluationReport, SealedReport
 from contracts.ledger import LedgerEntry
 from contracts.plan import RoundPlan
@@ -27,6 +28,9 @@ CONTRACTS: dict[str, type[BaseModel]] = {
         LedgerEntry,
         ReleaseManifest,
         Refusal,
+        JoinRequest,
+        StartupKit,
+        KeyRotation,
     )
 }
 

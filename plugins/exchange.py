@@ -16,13 +16,12 @@ from fastapi.responses import FileResponse
 
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
-from contracts.signing import open_signed
 from plugins.identity import Keys, Refused, first_authorisation
 from privacy.excerpt import MAX_EXCERPT_BYTES
 from site_runtime.exchange import AUDIENCE
 from tasks.exchange import DirectoryExchange
-from tasks.federation import coordinator_key
 from tasks.home import CoordinatorHome
+from tasks.store import open_plan
 
 SMALLEST_BOUND_BYTES = 16 << 20  # statistics, and updates of small models
 UPDATES_PER_MODEL = 3  # an update may hold control variates or second moments beside its weights
@@ -72,9 +71,8 @@ class Plans:
         )
 
     def _learn(self, path: Path) -> None:
-        public = coordinator_key(self.home).public
         try:
-            plan = open_signed(path.read_bytes(), RoundPlan, "coordinator", public)
+            plan = open_plan(self.home, path.read_bytes())
         except (ConsiliumError, OSError):
             return
         self._known[path.stem] = plan

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from contracts.canonical import canonical_json
 from contracts.datasheet import DataSheet
+from contracts.enrolment import JoinRequest, KeyRotation
 from contracts.errors import ConsiliumError
 from contracts.evaluation import EvaluationReport, SealedReport, one_bit
 from contracts.plan import RoundPlan
@@ -24,7 +25,15 @@ from site_runtime.config import SiteConfig
 from site_runtime.consent import now
 from site_runtime.home import SiteHome
 
-DOCUMENTS: tuple[type[BaseModel], ...] = (DataSheet, UpdateEnvelope, EvaluationReport, SealedReport, Refusal)
+DOCUMENTS: tuple[type[BaseModel], ...] = (
+    DataSheet,
+    UpdateEnvelope,
+    EvaluationReport,
+    SealedReport,
+    Refusal,
+    JoinRequest,
+    KeyRotation,
+)
 
 
 def check(config: SiteConfig, document: BaseModel) -> None:
@@ -46,6 +55,10 @@ def check(config: SiteConfig, document: BaseModel) -> None:
     if isinstance(again, DataSheet):
         _same("declared_size", again.declared_size, config.governance.declared_size)
         _same("policy", again.policy, config.policy_digest)
+    elif isinstance(again, JoinRequest):
+        _same("declared_size", again.declared_size, config.governance.declared_size)
+    elif isinstance(again, KeyRotation):
+        _same("owner", again.owner, config.site)
     elif isinstance(again, UpdateEnvelope):
         _same("policy", again.policy, config.policy_digest)
         if again.noise_multiplier is None and not config.policy.exact_updates:

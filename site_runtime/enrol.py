@@ -1,20 +1,23 @@
-"""Enrolment: a hospital's keys are drawn here, once, and its card for the coordinator is made."""
+"""Enrolment: a hospital's keys are drawn here, once, and its request to the coordinator is made."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from contracts.enrolment import make_request
 from contracts.errors import ConsiliumError
 from contracts.fields import Contract, Key, SiteName
 from contracts.signing import SigningKey
+from durable.clock import now
 from durable.files import locked, write_atomic
 from site_runtime.config import SiteConfig, dump_site, load_site, load_site_file
+from site_runtime.egress import send
 from site_runtime.home import SiteHome
 
 
 class SiteCard(Contract):
-    """What a hospital hands to the coordinator to be enrolled: public keys and its nominal size."""
+    """What the coordinator's registry holds of a hospital: public keys and its nominal size."""
 
     site: SiteName
     sign_key: Key
@@ -22,14 +25,15 @@ class SiteCard(Contract):
     declared_size: int
 
 
-def enrol_site(home: SiteHome, config_file: Path, coordinator_public: str) -> SiteCard:
+def enrol_site(home: SiteHome, config_file: Path, coordinator_public: str | None = None) -> SiteCard:
     """Make (or complete) the home of a site and return its card. Enrolling again changes no key.
 
     The configuration is copied with its paths made absolute; a fixed holdout list is copied into the home,
     so that it is frozen too.
 
     Args:
-        coordinator_public: the coordinator's Ed25519 public key (base64url), pinned from now on.
+        coordinator_public: the coordinator's Ed25519 public key (base64url), pinned from now on; a hospital
+            elsewhere pins it when it takes its startup kit (`site_runtime.joining`).
 
     Raises:
         ConsiliumError: E103 for an invalid site file, or one that changes what enrolment froze (name,
@@ -39,12 +43,15 @@ def enrol_site(home: SiteHome, config_file: Path, coordinator_public: str) -> Si
     with locked(home.root / ".enrol.lock"):
         if home.config.exists():
             _check_frozen(load_site(home), config)
-        if home.coordinator_key.exists():
+        if coordinator_public is None:
+            pass
+        elif home.coordinator_key.exists():
             if home.coordinator_key.read_text().strip() != coordinator_public:
                 raise ConsiliumError("E806", f"site {config.site!r} is enrolled with another coordinator")
         else:
             write_atomic(home.coordinator_key, coordinator_public.encode())
-        os.chmod(home.coordinator_key.parent, 0o700)
+        home.signing_key.parent.mkdir(parents=True, exist_ok=True)
+        os.chmod(home.signing_key.parent, 0o700)
         _write_config(home, config)
         for path in (home.signing_key, home.edge_key):
             if not path.exists():
@@ -53,6 +60,17 @@ def enrol_site(home: SiteHome, config_file: Path, coordinator_public: str) -> Si
             if not path.exists():
                 write_atomic(path, os.urandom(32))
     return site_card(home)
+
+
+def join_request(home: SiteHome) -> str:
+    """Return the signed request of an enrolled site to be a member, and log it among what left.
+
+    Raises:
+        ConsiliumError: E103, E801.
+    """
+    config = load_site(home)
+    sign, edge = (SigningKey.load(config.site, path) for path in (home.signing_key, home.edge_key))
+    return send(home, config, make_request(sign, edge, config.governance.declared_size, now()))
 
 
 def site_card(home: SiteHome) -> SiteCard:

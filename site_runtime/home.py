@@ -43,6 +43,26 @@ class SiteHome:
         return self.root / "keys" / "coordinator.pub"
 
     @property
+    def coordinator_url(self) -> Path:
+        """Where the coordinator is reached (text), from its startup kit."""
+        return self.root / "keys" / "coordinator.url"
+
+    @property
+    def ca(self) -> Path:
+        """The authority (PEM) that must have signed the coordinator's certificate, when the kit names one."""
+        return self.root / "keys" / "ca.pem"
+
+    @property
+    def kit(self) -> Path:
+        """The startup kit that was taken last, as the coordinator signed it."""
+        return self.root / "keys" / "kit.json"
+
+    @property
+    def rotation(self) -> Path:
+        """A change of this site's keys that the coordinator has not answered yet."""
+        return self.root / "keys" / "rotation-next.json"
+
+    @property
     def peers(self) -> Path:
         """Signing keys of the other hospitals, pinned at this one."""
         return self.root / "keys" / "peers.json"

@@ -6,12 +6,16 @@ a fingerprint that came another way.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterable, Iterator
 
 from pydantic import TypeAdapter, ValidationError
 
+from contracts.enrolment import newest_key
 from contracts.errors import ConsiliumError
 from contracts.fields import Key, SiteName
+from contracts.signing import Signed
 from durable.files import locked, write_json
 from site_runtime.home import SiteHome
 
@@ -44,14 +48,45 @@ def peer_key(home: SiteHome, site: str) -> str:
     return peers[site]
 
 
-def pin_peer(home: SiteHome, site: str, sign_key: str) -> None:
+def pin_peer(home: SiteHome, site: str, sign_key: str, *, replace: bool = False) -> None:
     """Pin a hospital's signing key. The same key again changes nothing; another is refused.
+
+    Args:
+        replace: whoever confirmed the key says that the one before is no longer in force, as after a hospital
+            was revoked and came back.
 
     Raises:
         ConsiliumError: E807, another key is pinned under this name; E801.
     """
-    with locked(home.root / ".peers.lock"):
-        peers = load_peers(home)
-        if peers.get(site, sign_key) != sign_key:
+    with _changing(home) as peers:
+        if not replace and peers.get(site, sign_key) != sign_key:
             raise ConsiliumError("E807", f"hospital {site!r} is pinned with another key")
-        write_json(home.peers, {**peers, site: sign_key})
+        peers[site] = sign_key
+
+
+def follow_rotations(home: SiteHome, rotations: Iterable[Signed]) -> list[str]:
+    """Pin the new keys of hospitals whose pinned key signed them; return their names.
+
+    Args:
+        rotations: changes of anybody's keys, of each party in their order. What does not begin at a pinned
+            key changes nothing.
+
+    Raises:
+        ConsiliumError: E802, E803, a change that a pinned key signed does not verify; E801.
+    """
+    changes = list(rotations)
+    with _changing(home) as peers:
+        newest = {site: newest_key(changes, site, key) for site, key in peers.items()}
+        changed = sorted(site for site, key in newest.items() if key != peers[site])
+        peers.update(newest)
+    return changed
+
+
+@contextlib.contextmanager
+def _changing(home: SiteHome) -> Iterator[dict[str, str]]:
+    with locked(home.root / ".peers.lock"):
+        before = load_peers(home)
+        peers = dict(before)
+        yield peers
+        if peers != before:
+            write_json(home.peers, peers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -53,12 +54,31 @@ class Answers(Generic[Document]):
 def open_answer(
     federation: Federation, site: str, text: str, kind: type[Document], plan: RoundPlan | None
 ) -> tuple[Document, str]:
-    """Verify one site's answer and return it with its digest.
+    """Verify what a site answers now, by the key that it has now, and return it with its digest.
 
     Raises:
-        ConsiliumError: the number of the site's own refusal, or E802, E803, E806 for a bad document.
+        ConsiliumError: the number of the site's own refusal, or E802, E803, E806, E808 for a bad document.
     """
-    public = federation.member(site).sign_key
+    return _opened(text, kind, site, federation.member(site).sign_key, plan)
+
+
+def open_stored(
+    federation: Federation, site: str, text: str, kind: type[Document], plan: RoundPlan
+) -> tuple[Document, str]:
+    """Verify an answer that was admitted before, by any key that the site had since the plan was made.
+
+    Raises:
+        ConsiliumError: as `open_answer`, but a site that was revoked since has answered.
+    """
+    keys, key = federation.known(site).keys_at(plan.created), parse_signed(text).key
+    if key not in keys:
+        raise ConsiliumError("E803", f"signed by a key that {site!r} did not have at {plan.created}")
+    return _opened(text, kind, site, key, plan)
+
+
+def _opened(
+    text: str, kind: type[Document], site: str, public: str, plan: RoundPlan | None
+) -> tuple[Document, str]:
     signed = parse_signed(text)
     if signed.type == Refusal.__name__:
         refusal = open_signed(text, Refusal, site, public)
@@ -69,18 +89,33 @@ def open_answer(
 
 
 def gather(
-    home: CoordinatorHome, plan: RoundPlan, results: dict[str, str | None], kind: type[Document]
+    home: CoordinatorHome,
+    plan: RoundPlan,
+    results: dict[str, str | None],
+    kind: type[Document],
+    kept: Mapping[str, str] | None = None,
 ) -> Answers[Document]:
-    """Open the answers of every site on the plan's roster; what others sent is not looked at."""
+    """Open the answers of every site on the plan's roster; what others sent is not looked at.
+
+    Args:
+        kept: answers to this plan that were admitted before, for sites that are silent now.
+
+    A site that was revoked since the plan was made is among the refused (E808).
+    """
     federation = load_federation(home)
     answers: Answers[Document] = Answers()
     for site in sorted(entry.site for entry in plan.roster):
-        text = results.get(site)
-        if not text:
-            answers.silent.append(site)
-            continue
+        text, before = results.get(site), (kept or {}).get(site)
         try:
-            document, digest = open_answer(federation, site, text, kind, plan)
+            federation.member(site)
+            if text:
+                document, digest = open_answer(federation, site, text, kind, plan)
+            elif before:
+                text = before
+                document, digest = open_stored(federation, site, before, kind, plan)
+            else:
+                answers.silent.append(site)
+                continue
         except ConsiliumError as error:
             answers.refused[site] = error.number
             continue

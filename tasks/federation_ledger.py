@@ -158,7 +158,7 @@ def hospitals_privacy(home: CoordinatorHome, protocol: StudyProtocol, sites: lis
     return [
         SitePrivacy(
             site=site,
-            declared_size=federation.member(site).declared_size,
+            declared_size=federation.known(site).declared_size,
             epsilon_study=spent.epsilon_study,
             epsilon_lineage=spent.epsilon_lineage,
             ledger_head=spent.ledger_head,

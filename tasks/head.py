@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import ValidationError
@@ -11,6 +10,7 @@ from contracts.errors import ConsiliumError
 from contracts.fields import Contract, Count, Digest, Probability, SiteName, StudyName, Text, Timestamp
 from contracts.signing import first_problem
 from contracts.study import StudyProtocol, parse_study
+from durable.clock import now as now
 from durable.files import locked, read_json, write_json
 from privacy.promise import check_mechanism
 from strategies.registry import strategy_of
@@ -40,11 +40,6 @@ class Head(Contract):
     verification: Digest | None = None  # release: plan under which they verified the exported model
     candidate: Digest | None = None  # release: what an approval must name
     updated: Timestamp
-
-
-def now() -> str:
-    """UTC time in whole seconds, as contracts write it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def load_protocol(home: CoordinatorHome, study: str) -> StudyProtocol:

@@ -53,6 +53,16 @@ class CoordinatorHome:
         return self.root / "federation.json"
 
     @property
+    def decisions(self) -> Path:
+        """Who was admitted, rotated, revoked and removed when: signed lines, each naming the one before."""
+        return self.root / "federation.jsonl"
+
+    @property
+    def ca(self) -> Path:
+        """Certificate (PEM) of the authority that signed the coordinator's, when it is one of its own."""
+        return self.root / "keys" / "tls" / "ca.pem"
+
+    @property
     def settings(self) -> Path:
         """How this coordinator is run (`tasks.settings`)."""
         return self.root / "settings.yaml"

@@ -9,7 +9,7 @@ from contracts.datasheet import DataSheet
 from contracts.errors import ConsiliumError
 from tasks.answers import open_answer
 from tasks.events import record_event
-from tasks.federation import load_federation
+from tasks.federation import Federation, load_federation
 from tasks.head import load_protocol, now
 from tasks.home import CoordinatorHome
 from tasks.store import load_sheet, save_record, save_sheet
@@ -19,7 +19,8 @@ def admit_sheets(home: CoordinatorHome, study: str, results: dict[str, str | Non
     """Verify and keep the data sheets of an intake, and record who is in, who is out and why.
 
     A site whose sheet failed a blocking check (accepted: false), or who refused, is out of the next plan
-    until a later intake; a silent site keeps its earlier sheet.
+    until a later intake; a silent site keeps its earlier sheet. Of one that is no active member nothing is
+    read.
     """
     protocol = load_protocol(home, study)
     federation = load_federation(home)
@@ -29,10 +30,13 @@ def admit_sheets(home: CoordinatorHome, study: str, results: dict[str, str | Non
     refused: dict[str, str] = {}
     failed: dict[str, list[str]] = {}
     silent: list[str] = []
-    for site in federation.sites:
+    for site in sorted({*federation.sites, *(name for name, text in results.items() if text)}):
         text = results.get(site)
         if not text:
             silent.append(site)
+            continue
+        if site not in federation.sites:
+            refused[site] = _not_active(federation, site)
             continue
         try:
             sheet, sheet_digest = open_answer(federation, site, text, DataSheet, None)
@@ -69,6 +73,15 @@ def admit_sheets(home: CoordinatorHome, study: str, results: dict[str, str | Non
     return record
 
 
+def _not_active(federation: Federation, site: str) -> str:
+    """The number for whom is no member (E806), or was revoked (E808)."""
+    try:
+        federation.member(site)
+    except ConsiliumError as error:
+        return error.number
+    raise AssertionError(site)
+
+
 def check_sheet(sheet: DataSheet, study: str, protocol_hash: str, site: str, declared_size: int) -> None:
     """Check that a sheet speaks of this study, site and enrolled size.
 
@@ -91,9 +104,9 @@ def admitted_sheets(
 ) -> dict[str, tuple[DataSheet, str]]:
     """Return the accepted data sheets for this protocol with their digests, by site."""
     sheets = {}
-    for site in load_federation(home).sites:
-        signed = load_sheet(home, study, site)
-        if signed is None:
+    for member in load_federation(home).active:
+        site, signed = member.site, load_sheet(home, study, member.site)
+        if signed is None or not member.vouches(signed.key):
             continue
         sheet = DataSheet.model_validate(signed.document)
         if sheet.accepted and sheet.protocol_hash == protocol_hash:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from contracts.errors import ConsiliumError
 from contracts.evaluation import EvaluationReport
 from contracts.study import PatientPrivacy, StudyProtocol
@@ -35,6 +37,24 @@ def excerpt_bytes(home: CoordinatorHome, report: EvaluationReport) -> bytes | No
     return path.read_bytes()
 
 
+def ledger_key(home: CoordinatorHome, report: EvaluationReport) -> str:
+    """A key of the hospital that the ledger it showed verifies with: its newest that signed an entry there.
+
+    Raises:
+        ConsiliumError: E402, none of its keys did; E418, E509.
+    """
+    member, data = load_federation(home).known(report.site), excerpt_bytes(home, report)
+    keys = [member.sign_key, *(former.sign_key for former in reversed(member.former))]
+    if data is None:  # nothing was spent
+        return keys[0]
+    for key in keys[:-1]:
+        with contextlib.suppress(ConsiliumError):
+            read_excerpt(data, key)
+            return key
+    read_excerpt(data, keys[-1])
+    return keys[-1]
+
+
 def check_ledger(home: CoordinatorHome, protocol: StudyProtocol, report: EvaluationReport) -> Excerpt | None:
     """Verify the ledger that a hospital shows with its evaluation, and compose its epsilon anew.
 
@@ -55,7 +75,7 @@ def check_ledger(home: CoordinatorHome, protocol: StudyProtocol, report: Evaluat
         if owed or report.epsilon_study is not None:
             raise ConsiliumError("E408", f"{report.site!r} shows no ledger for {len(owed)} plans it answered")
         return None
-    found = read_excerpt(data, load_federation(home).member(report.site).sign_key)
+    found = read_excerpt(data, ledger_key(home, report))
     if found.site != report.site or found.study not in (None, protocol.study):
         raise ConsiliumError("E402", f"the ledger of {found.site!r} for {found.study!r}")
     seen = last_ledger_heads(home).get(report.site)

@@ -16,7 +16,7 @@ from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from tasks.admission import check_envelope, check_tensors
 from tasks.aggregate import Base, aggregate, expectation
-from tasks.answers import open_answer
+from tasks.answers import open_stored
 from tasks.exchange import DirectoryExchange
 from tasks.federation import load_federation
 from tasks.folds import fold_start, left_out, slot_of
@@ -100,9 +100,10 @@ def _stored_updates(
     for line in record["updates"]:
         site = line["site"]
         text = load_answer(home, plan.study, record["plan"], site)
-        envelope, _ = open_answer(federation, site, text, UpdateEnvelope, plan)
+        envelope, _ = open_stored(federation, site, text, UpdateEnvelope, plan)
         check_envelope(envelope, plan, record["plan"], site)
-        size = federation.member(site).declared_size
-        check_tensors(exchange, envelope, expectation(home, protocol, plan, size))
+        entry = plan.entry(site)
+        assert entry is not None
+        check_tensors(exchange, envelope, expectation(home, protocol, plan, entry.declared_size))
         updates.append(envelope)
     return updates

@@ -7,7 +7,7 @@ from typing import Literal
 from contracts.errors import ConsiliumError
 from contracts.evaluation import EvaluationReport
 from contracts.plan import RoundPlan
-from contracts.signing import open_signed
+from tasks.answers import open_stored
 from tasks.federation import load_federation
 from tasks.head import Head, advance, load_protocol
 from tasks.home import CoordinatorHome
@@ -76,9 +76,9 @@ def check_report(report: EvaluationReport, plan: RoundPlan, digest: str, site: s
 
 def stored_reports(home: CoordinatorHome, study: str, digest: str) -> list[EvaluationReport]:
     """The reports that answered a plan, by site, with their signatures checked again."""
-    federation = load_federation(home)
+    federation, plan = load_federation(home), load_plan(home, study, digest)
     folder = home.study(study) / "answers" / digest
     return [
-        open_signed(path.read_text(), EvaluationReport, path.stem, federation.member(path.stem).sign_key)
+        open_stored(federation, path.stem, path.read_text(), EvaluationReport, plan)[0]
         for path in sorted(folder.glob("*.json"))
     ]

@@ -16,11 +16,10 @@ from contracts.errors import ConsiliumError
 from contracts.evaluation import EvaluationReport, SealedReport
 from contracts.plan import RoundPlan
 from contracts.sealing import SealKey
-from contracts.signing import open_signed, parse_signed
 from contracts.study import StudyProtocol
 from durable.files import write_atomic
 from release.events import frozen_cohorts
-from tasks.answers import Answers, gather
+from tasks.answers import Answers, gather, open_stored
 from tasks.events import read_events
 from tasks.federation import load_federation
 from tasks.head import now
@@ -45,7 +44,7 @@ def gather_sealed(
     """
     folder = home.study(plan.study) / "sealed" / digest
     before = {path.stem: path.read_text() for path in sorted(folder.glob("*.json"))}
-    answers = gather(home, plan, {**before, **{s: text for s, text in results.items() if text}}, SealedReport)
+    answers = gather(home, plan, results, SealedReport, before)
     expected = (plan.study, plan.protocol_hash, digest)
     for site, envelope in list(answers.documents.items()):
         if (envelope.study, envelope.protocol_hash, envelope.plan, envelope.site) != (*expected, site):
@@ -96,13 +95,12 @@ def unseal(
     for site, envelope in answers.documents.items():
         try:
             text = key.open(envelope.sealed, plan_digest)
-            report = open_signed(text, EvaluationReport, site, federation.member(site).sign_key)
+            report, digest = open_stored(federation, site, text, EvaluationReport, plan)
             same = ("study", "protocol_hash", "plan", "site", "cohort", "diagnostics")
             if any(getattr(report, name) != getattr(envelope, name) for name in same):
                 raise ConsiliumError("E802", f"{site}: the report inside differs from its envelope")
         except ConsiliumError as error:
             opened.refuse(site, error)
             continue
-        opened.documents[site], opened.texts[site] = report, text
-        opened.digests[site] = parse_signed(text).digest
+        opened.documents[site], opened.texts[site], opened.digests[site] = report, text, digest
     return opened

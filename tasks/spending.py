@@ -13,7 +13,7 @@ from tasks.central import COORDINATOR
 from tasks.federation import load_federation
 from tasks.federation_ledger import federation_ledger, hospitals_privacy
 from tasks.home import CoordinatorHome
-from tasks.ledgers import excerpt_bytes
+from tasks.ledgers import excerpt_bytes, ledger_key
 from tasks.lineage import exchanges
 
 
@@ -46,7 +46,7 @@ def site_privacy(
             before = newest.get(report.site, {}).get("epsilon_study", 0.0)
             if report.epsilon_study >= before - 1e-6:
                 newest[report.site] = report.model_dump()
-    shown = {r.site for r in reports or [] if r.epsilon_study is not None}
+    shown = {r.site: r for r in reports or [] if r.epsilon_study is not None}
     found = []
     for site, spends in sorted(named.items()):
         line = newest.get(site, {})
@@ -57,11 +57,11 @@ def site_privacy(
         found.append(
             SitePrivacy(
                 site=site,
-                declared_size=federation.member(site).declared_size,
+                declared_size=federation.known(site).declared_size,
                 epsilon_study=study,
                 epsilon_lineage=lineage,
                 ledger_head=line.get("ledger_head"),
-                ledger_key=federation.member(site).sign_key if site in shown else None,
+                ledger_key=ledger_key(home, shown[site]) if site in shown else None,
             )
         )
     return found

@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors.numpy import load_file, save
 
+from contracts.enrolment import COORDINATOR
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
 from contracts.signing import Signed, open_signed, parse_signed, to_text
@@ -15,7 +16,7 @@ from contracts.study import StudyProtocol
 from durable.files import read_json, write_atomic, write_json
 from strategies.interface import Global, Tensors
 from tasks.exchange import DirectoryExchange
-from tasks.federation import coordinator_key
+from tasks.federation import coordinator_key, coordinator_keys
 from tasks.home import CoordinatorHome
 
 
@@ -27,13 +28,30 @@ def save_plan(home: CoordinatorHome, plan: RoundPlan) -> str:
 
 
 def plan_text(home: CoordinatorHome, study: str, digest: str) -> str:
-    """The signed plan as it is sent to the sites."""
-    return (home.study(study) / "plans" / f"{digest}.json").read_text()
+    """The plan as it is sent to the sites, signed by the coordinator's key in force.
+
+    One that was stored under a former key is signed again: its digest is that of the document alone.
+    """
+    text = (home.study(study) / "plans" / f"{digest}.json").read_text()
+    key = coordinator_key(home)
+    if parse_signed(text).key == key.public:
+        return text
+    return to_text(key.sign(open_plan(home, text)))
+
+
+def open_plan(home: CoordinatorHome, text: str | bytes) -> RoundPlan:
+    """Verify that a plan was signed by this coordinator, with its key in force or a former one.
+
+    Raises:
+        ConsiliumError: E802, E803.
+    """
+    own, key = coordinator_keys(home), parse_signed(text).key
+    return open_signed(text, RoundPlan, COORDINATOR, key if key in own else own[0])
 
 
 def load_plan(home: CoordinatorHome, study: str, digest: str) -> RoundPlan:
     """Read a stored plan and check the coordinator's own signature on it."""
-    return open_signed(plan_text(home, study, digest), RoundPlan, "coordinator", coordinator_key(home).public)
+    return open_plan(home, (home.study(study) / "plans" / f"{digest}.json").read_bytes())
 
 
 def save_answer(home: CoordinatorHome, study: str, plan: str, site: str, text: str) -> None:

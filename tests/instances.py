@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from contracts.datasheet import DataSheet, QualityCheck
+from contracts.enrolment import MemberCard, StartupKit, make_request, make_rotation
 from contracts.errors import ConsiliumError
 from contracts.evaluation import (
     CalibrationBin,
@@ -28,6 +29,7 @@ from contracts.release import (
     ReleaseManifest,
     SitePrivacy,
 )
+from contracts.signing import SigningKey
 from contracts.update import UpdateEnvelope
 from tests.factories import ZERO, tiny_study
 
@@ -38,9 +40,24 @@ AUROC = Estimate(value=0.8, standard_error=0.02, lower=0.76, upper=0.84)
 def one_of_each() -> list[BaseModel]:
     """Return an instance of each contract, with optional fields and nested models filled."""
     study = tiny_study()
+    old, new, edge = (SigningKey.generate("ash") for _ in range(3))
+    rotation = make_rotation(old, new, TIME, edge)
     named = {"study": study.study, "protocol_hash": study.hash}
     return [
         study,
+        make_request(old, edge, 100, TIME),
+        rotation,
+        StartupKit(
+            federation="north",
+            url="https://fed.example:8443",
+            coordinator_key=old.public,
+            ca="-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            members=[MemberCard(site="ash", sign_key=new.public, declared_size=100)],
+            rotations=[old.sign(rotation)],
+            code_versions=["0.1.0"],
+            log_head=ZERO,
+            created=TIME,
+        ),
         RoundPlan(
             **named,
             kind="training",

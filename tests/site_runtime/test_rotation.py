@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from contracts.enrolment import open_rotation
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
 from privacy.accountant import Spend
@@ -28,13 +29,14 @@ WHO = {"officer": "Dr. A. Smith", "reason": "yearly"}
 LINEAGES = ("children", "everyone")
 FORK = multiprocessing.get_context("fork")
 # Every effect on the disk passes one of these.
-EFFECTS = ("write", "pwrite", "fsync", "fdatasync", "replace", "ftruncate")
+EFFECTS = ("write", "pwrite", "fsync", "fdatasync", "replace", "ftruncate", "unlink")
 
 
 def made(root: Path) -> SiteHome:
     home = SiteHome(root)
     key = SigningKey.generate("ash")
     key.save(home.signing_key)
+    SigningKey.generate("ash").save(home.edge_key)
     home.config.write_text(SITE)
     for lineage in LINEAGES:
         ledger = Ledger(home.ledger(lineage), "ash", lineage, key)
@@ -86,8 +88,8 @@ def test_all_ledgers_are_handed_over_and_the_old_public_key_is_kept(tmp_path: Pa
         assert done.kept == home.root / "keys" / f"sign-{number}.pub"
         assert done.kept.read_text().strip() == publics[-2]
     assert home.signing_key.stat().st_mode & 0o077 == 0
-    assert sorted(p.name for p in home.signing_key.parent.glob("sign*")) == [
-        *("sign-1.pub", "sign-2.pub", "sign.pem")
+    assert sorted(p.name for p in home.signing_key.parent.glob("[!.]*")) == [
+        *("edge.pem", "sign-1.json", "sign-1.pub", "sign-2.json", "sign-2.pub", "sign.pem")
     ]
     key = SigningKey.load("ash", home.signing_key)
     assert all(opens(home, lineage, key) for lineage in LINEAGES)
@@ -113,9 +115,12 @@ def test_a_crash_at_any_moment_leaves_what_the_same_command_completes(tmp_path: 
         done = rotate_signing_key(home, **WHO)
         final = SigningKey.load("ash", home.signing_key)
         assert final.public == done.new_public != old.public and not waiting.exists()
+        change = open_rotation(done.document.read_bytes())
+        assert change.new_key == final.public, effect
+        assert SigningKey.load("ash", home.edge_key).public == change.edge_key, effect
         assert all(opens(home, lineage, final) for lineage in LINEAGES), effect
         kept = [p.read_text().strip() for p in sorted((home.root / "keys").glob("sign-*.pub"))]
-        assert old.public in kept and len(kept) == len(set(kept))
+        assert {old.public, change.old_key} <= set(kept) and len(kept) == len(set(kept))
     assert completed and effect > 10
 
 
