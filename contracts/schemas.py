@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from contracts.datasheet import DataSheet
 from contracts.evaluation import EvaluationReport, SealedReport
 from contracts.ledger import LedgerEntry
+from contracts.masking import UnmaskRequest, UnmaskShares
 from contracts.plan import RoundPlan
 from contracts.refusal import Refusal
 from contracts.release import ReleaseManifest
@@ -21,6 +22,8 @@ CONTRACTS: dict[str, type[BaseModel]] = {
         StudyProtocol,
         RoundPlan,
         UpdateEnvelope,
+        UnmaskRequest,
+        UnmaskShares,
         DataSheet,
         EvaluationReport,
         SealedReport,
