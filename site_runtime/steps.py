@@ -1,4 +1,4 @@
-"""What runs at a hospital: intake, train, unmask, evaluate. Each returns one signed string, or refuses with one.
+"""What runs at a hospital: intake, train, unmask, evaluate. Each returns one signed string, or refuses.
 
 A step reads top to bottom: open the plan with the coordinator's pinned key, look into the outbox, ask for
 consent, read the frozen cohort, reserve privacy, compute, keep, send. Nothing here imports Airflow.
@@ -258,7 +258,7 @@ def _refusing(home: SiteHome, study: str, stage: str, plan: str | None) -> Itera
 
 
 def _renewed_key(home: SiteHome, site: str, study: str) -> MaskKey | None:
-    """The key for the next exchange: an envelope got lost that told it, and the site would stay out for good."""
+    """The key for the next exchange: whoever's envelope with it got lost is not to stay out for good."""
     with contextlib.suppress(ConsiliumError):
         return open_masks(home, site, load_approved(home, study)).next_key()
     return None

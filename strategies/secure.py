@@ -1,7 +1,7 @@
 """What coordinator and hospitals derive alike of an exchange under secure aggregation.
 
-Roster, weights, threshold and the form of the masked vector follow from the protocol and from the signed plan;
-nobody tells anybody. `privacy.secure_sum` is the mechanism.
+Roster, weights, threshold and form of the masked vector follow from the protocol and from the signed plan.
+`privacy.secure_sum` is the mechanism.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MASKED, SHARES, COMMITMENTS = "masked", "shares", "commitments"  # tensors of wh
 
 
 def is_masked(protocol: StudyProtocol, kind: str) -> bool:
-    """Say whether exchanges of this kind are summed under masks: all that send tensors, in a study that is."""
+    """Say whether exchanges of this kind are summed under masks: in a secure study all that send tensors."""
     return protocol.secure is not None and kind in ("statistics", "training", "histogram")
 
 

@@ -15,7 +15,15 @@ from tasks.home import CoordinatorHome
 
 # Queues and task ids of the coordinator, and the name of what is pooled.
 RESERVED = {"default", "coordinator", "pooled", "collect", "judge", "export", "approve", "publish"}
-RESERVED |= {"open_round", "close_round", "open_evaluation", "reject", "simulate", "hospitals"}
+RESERVED |= {
+    "open_round",
+    "close_round",
+    "open_unmasking",
+    "open_evaluation",
+    "reject",
+    "simulate",
+    "hospitals",
+}
 
 
 class Member(Contract):
