@@ -83,4 +83,4 @@ def encode(
 
 def decode(total: NDArray[np.uint64], bits: int) -> NDArray[np.float64]:
     """Return the sum of encoded values as float64 [d]: the nearest ones, hence the same on every machine."""
-    return np.ldexp(total.view(np.int64).astype(np.float64), -bits)
+    return np.multiply(total.view(np.int64), 2.0**-bits, dtype=np.float64)

@@ -17,9 +17,9 @@ Why no second sum can be opened, whatever the coordinator tells whom (n sites, a
 request; t the threshold, 2t > n). To open the sum over a set S it needs b_i for all i in S, hence t sites
 that were told "i is alive"; and s_ij for all i in S and j outside, hence t sites that were told "i is alive,
 j is dead", or t that were told the reverse. Two groups of t sites have one in common, and that one was told
-one thing about i. So it is never the reverse, every j outside S is dead to t sites, and S is exactly the set of
-those whom t sites were told are alive: one set. A vector that comes late, from a site said to be dead, stays
-under its own mask b_i.
+one thing about i. So it is never the reverse, every j outside S is dead to t sites, and S is exactly the set
+of those whom t sites were told are alive: one set. A vector that comes late, from a site said to be dead,
+stays under its own mask b_i.
 
 How small can that sum be? When all are told the same, S is the alive list: t sites or more. A coordinator
 that tells sites different lists can do better. Each of n answers names t or more alive, and t of them hold a
