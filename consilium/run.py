@@ -18,6 +18,7 @@ from contracts.errors import SENTENCES, ConsiliumError
 from contracts.schedule import last_exchange, most_exchanges, title_of
 from contracts.study import StudyProtocol
 from tasks.head import Head, load_head, load_protocol
+from tasks.masked_round import masks_line
 from tasks.store import load_record
 
 app = typer.Typer()
@@ -113,8 +114,12 @@ def rounds(follower: Follower) -> Head:
 
 
 def round_line(record: dict[str, Any]) -> str:
-    """One line about a closed round."""
+    """One line about a closed round, or a lost one."""
     parts = [f"round {record['round']}: {', '.join(record['admitted'])}"]
+    if record["status"] == "lost":
+        parts = [f"round {record['round']} is lost, the model stays: {record['reason']}"]
+    elif summary := masks_line(record):
+        parts.append(summary)
     if record["refused"]:
         parts.append("refused: " + ", ".join(f"{s} {r['number']}" for s, r in record["refused"].items()))
     if record["silent"]:

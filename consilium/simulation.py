@@ -66,7 +66,19 @@ def prepare(root: Path, protocol: StudyProtocol, federation: Path) -> Simulation
     register_study(simulation.coordinator, protocol)  # first: another protocol of this name changes nothing
     for home in enrol_together(simulation.coordinator, root / "sites", site_files(federation)):
         approve_unless_declined(home, protocol)
+    pin_each_other(simulation)
     return simulation
+
+
+def pin_each_other(simulation: Simulation) -> None:
+    """Pin every simulated hospital's key at all others: here one person may vouch for them all."""
+    from contracts.signing import SigningKey
+    from site_runtime.peers import pin_peer
+
+    keys = {name: SigningKey.load(name, home.signing_key).public for name, home in simulation.sites.items()}
+    for site, home in simulation.sites.items():
+        for peer in set(keys) - {site}:
+            pin_peer(home, peer, keys[peer])
 
 
 def ask(step: Callable[..., str], *arguments: Any) -> str:
@@ -118,9 +130,10 @@ def run_rounds(simulation: Simulation, progress: Progressing) -> None:
     Raises:
         ConsiliumError: E506, a round missed its quorum.
     """
-    from site_runtime.steps import train
+    from site_runtime.steps import train, unmask
     from tasks.head import load_head
     from tasks.rounds import close_round, open_round
+    from tasks.unmasking import open_unmasking
 
     study, home = simulation.protocol.study, simulation.coordinator
     exchange = DirectoryExchange(home.exchange)
@@ -134,6 +147,11 @@ def run_rounds(simulation: Simulation, progress: Progressing) -> None:
         results: dict[str, str | None] = {
             site: ask_site(simulation, site, train, opened.plan, exchange) for site in opened.roster
         }
+        asked = open_unmasking(home, study, run, results) if simulation.protocol.secure else None
+        if asked is not None and asked.plan is not None:
+            results = {
+                site: ask_site(simulation, site, unmask, asked.plan, exchange) for site in asked.roster
+            }
         if close_round(home, study, run, results).next != "round":
             return
         number += 1

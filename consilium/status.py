@@ -16,6 +16,7 @@ from tasks.federation import load_federation
 from tasks.folds import invited, quorum, slot_of
 from tasks.head import Head, load_head, load_protocol, registered_studies
 from tasks.home import CoordinatorHome
+from tasks.masked_round import masks_line
 from tasks.presence import present_sites
 from tasks.roster import eligible_sites
 from tasks.rounds import seconds_since
@@ -81,6 +82,7 @@ def study_status(home: CoordinatorHome, study: str) -> dict[str, Any]:
         "open": head.plan is not None,
         "sites": sites,
         "epsilon": spent_of(records),
+        "masks": next((line for record in reversed(records) if (line := masks_line(record))), None),
         "candidate": head.candidate,
         "updated": head.updated,
         "next": next_step(head, protocol, len(asked)),
@@ -132,5 +134,7 @@ def show(found: dict[str, Any]) -> None:
         left = "" if s["epsilon_left"] is None else f"{s['epsilon_left']:.3f}"
         table.add_row(site, "yes" if s["connected"] else "no", str(s["rounds"]), state, spent, left)
     screen.print(table)
+    if found["masks"]:
+        screen.print(found["masks"], highlight=False)
     since = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds_since(found["updated"])))
     screen.print(f"since {since}; next: {found['next']}", highlight=False)

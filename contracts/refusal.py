@@ -8,6 +8,7 @@ from pydantic import StringConstraints, model_validator
 
 from contracts.errors import SENTENCES, ConsiliumError
 from contracts.fields import Contract, Digest, SiteName, StudyName, Text
+from contracts.masking import MaskKey
 
 
 class Refusal(Contract):
@@ -15,10 +16,11 @@ class Refusal(Contract):
 
     study: StudyName
     site: SiteName
-    stage: Annotated[str, StringConstraints(pattern=r"^(intake|train|evaluate|verify)$")]
+    stage: Annotated[str, StringConstraints(pattern=r"^(intake|train|unmask|evaluate|verify)$")]
     plan: Digest | None = None
     number: Annotated[str, StringConstraints(pattern=r"^E\d{3}$")]
     sentence: Text
+    next_mask: MaskKey | None = None  # secure aggregation: a new key, where the plan named a used one
 
     @model_validator(mode="after")
     def _fixed_sentence(self) -> Refusal:
@@ -28,9 +30,22 @@ class Refusal(Contract):
 
     @classmethod
     def of(
-        cls, error: ConsiliumError, *, study: str, site: str, stage: str, plan: str | None = None
+        cls,
+        error: ConsiliumError,
+        *,
+        study: str,
+        site: str,
+        stage: str,
+        plan: str | None = None,
+        next_mask: MaskKey | None = None,
     ) -> Refusal:
         """Make the refusal for an error, dropping its detail."""
         return cls(
-            study=study, site=site, stage=stage, plan=plan, number=error.number, sentence=error.sentence
+            study=study,
+            site=site,
+            stage=stage,
+            plan=plan,
+            number=error.number,
+            sentence=error.sentence,
+            next_mask=next_mask,
         )

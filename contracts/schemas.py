@@ -10,6 +10,7 @@ from contracts.datasheet import DataSheet
 from contracts.enrolment import JoinRequest, KeyRotation, StartupKit
 from contracts.evaluation import EvaluationReport, SealedReport
 from contracts.ledger import LedgerEntry
+from contracts.masking import UnmaskRequest, UnmaskShares
 from contracts.plan import RoundPlan
 from contracts.refusal import Refusal
 from contracts.release import ReleaseManifest
@@ -22,6 +23,8 @@ CONTRACTS: dict[str, type[BaseModel]] = {
         StudyProtocol,
         RoundPlan,
         UpdateEnvelope,
+        UnmaskRequest,
+        UnmaskShares,
         DataSheet,
         EvaluationReport,
         SealedReport,

@@ -308,6 +308,11 @@ class StudyProtocol(Contract):
                     "privacy.mode site clips every update at the coordinator, expected another "
                     "strategy.aggregation than secure"
                 )
+        if self.secure is not None and self.validation.leave_one_site_out and self.first_round == 0:
+            raise ValueError(
+                "validation.leave_one_site_out takes one hospital's statistics off their sum, which "
+                "strategy.aggregation secure keeps from everybody; expected training.normalisation declared"
+            )
         if (self.cadence == "cron") != (self.cron is not None):
             raise ValueError("cadence: cron and cron: '...' go together")
         if self.training.class_weights == "balanced" and self.training.normalisation != "federated":

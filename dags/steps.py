@@ -142,8 +142,14 @@ def opened(task_id: str) -> None:
     Raises:
         AirflowFailException: it has not.
     """
-    if get_current_context()["ti"].xcom_pull(task_ids=task_id, key=PLAN, map_indexes=-1) is None:
+    if not was_pushed(task_id):
         raise AirflowFailException(f"{task_id} made no plan")
+
+
+def was_pushed(task_id: str) -> bool:
+    """Say whether a task of this run has pushed a plan, or the request to unmask a sum."""
+    pushed = get_current_context()["ti"].xcom_pull(task_ids=task_id, key=PLAN, map_indexes=-1)
+    return pushed is not None
 
 
 def ring(owner: str, assets: list[Asset]) -> None:

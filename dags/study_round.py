@@ -1,4 +1,7 @@
-"""`<study>.round`: one run is one round. Open, train at every site of the roster, close."""
+"""`<study>.round`: one run is one round. Open, train at every site of the roster, close.
+
+With secure aggregation the sites are asked twice: who trained is counted between the two hops.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from dags.steps import (
     ring,
     round_asset,
     site_task,
+    was_pushed,
 )
 from dags.view import View, current_view
 
@@ -29,6 +33,14 @@ def train_at(home: Any, plan: str | None) -> str:
 
     assert plan is not None
     return train(home, plan, exchange(home))
+
+
+def unmask_at(home: Any, request: str | None) -> str:
+    """The site's second step, where updates are summed under masks."""
+    from site_runtime.steps import unmask
+
+    assert request is not None
+    return unmask(home, request, exchange(home))
 
 
 def round_dag(protocol: StudyProtocol, view: View) -> DAG:
@@ -50,25 +62,47 @@ def round_dag(protocol: StudyProtocol, view: View) -> DAG:
             from tasks.rounds import open_round
 
             todo = at_coordinator(lambda home, run: open_round(home, study, run, present_sites(home)))
-            return follow(todo.plan, todo.roster, "train", "close_round", todo.reason)
+            then = "open_unmasking" if protocol.secure else "close_round"
+            return follow(todo.plan, todo.roster, "train", then, todo.reason)
 
-        @task(task_id="close_round", trigger_rule=TriggerRule.ALL_DONE, outlets=[doorbell(study)])
-        def close_round() -> str:
-            from tasks.rounds import close_round
+        @task.branch(task_id="open_unmasking", trigger_rule=TriggerRule.ALL_DONE)
+        def open_unmasking() -> list[str]:
+            from tasks.unmasking import open_unmasking
 
             opened("open_round")
             found = answers(view.sites, "train")
+            todo = at_coordinator(lambda home, run: open_unmasking(home, study, run, found))
+            # Without a request too: closing decides what becomes of the round.
+            return [*follow(todo.plan, todo.roster, "unmask", "close_round", todo.reason), "close_round"]
+
+        @task(task_id="close_round", trigger_rule=TriggerRule.ALL_DONE, outlets=[doorbell(study)])
+        def close_round() -> str:
+            from tasks.masked_round import masks_line
+            from tasks.rounds import close_round
+
+            opened("open_round")
+            found = answers(view.sites, "unmask" if was_pushed("open_unmasking") else "train")
             closed = at_coordinator(lambda home, run: close_round(home, study, run, found))
             assets = {"round": [round_asset(study)], "finished": [finished_asset(study)]}
+            if summary := masks_line(closed.record):
+                print(summary)
             ring(study, assets.get(closed.next, []))
             return str(closed.next)
 
         opening, closing = open_round(), close_round()
         opening >> closing
+        unmasking = open_unmasking() if protocol.secure else None
+        if unmasking is not None:
+            opening >> unmasking >> closing
         for site in view.sites:
             with TaskGroup(site, tooltip=f"hospital {site}"):
                 training = site_task(site, "train", protocol, train_at, plan_from="open_round")
-            opening >> training >> closing
+                if unmasking is not None:
+                    answer = site_task(site, "unmask", protocol, unmask_at, plan_from="open_unmasking")
+            if unmasking is None:
+                opening >> training >> closing
+            else:
+                opening >> training >> unmasking >> answer >> closing
     return dag
 
 

@@ -26,6 +26,7 @@ Name = Literal[
     "round_opened",
     "round_closed",
     "round_refused",
+    "round_lost",
     "evaluation_opened",
     "unsealed",
     "judged",

@@ -15,7 +15,7 @@ from contracts.canonical import digest
 from contracts.errors import ConsiliumError
 from contracts.fields import FeatureName, Finite, SiteName, Text, Unit
 from contracts.signing import first_problem
-from contracts.study import find_seed
+from contracts.study import StudyProtocol, find_seed
 from contracts.yaml_text import load_yaml
 from site_runtime.connectors import Source, parse_source
 from site_runtime.home import SiteHome
@@ -61,7 +61,12 @@ class Policy(_Section):
     """What may leave this hospital, whatever a study asks for."""
 
     minimum_cell: Annotated[int, Field(ge=2)] = 10  # the smallest count of patients that may leave
-    exact_updates: bool = False  # may an update without differential privacy leave?
+    # May an update without differential privacy leave? `summed`: only under secure aggregation.
+    exact_updates: bool | Literal["summed"] = False
+
+    def lets_exact_leave(self, protocol: StudyProtocol) -> bool:
+        """Say whether an exact update of this study may leave."""
+        return protocol.secure is not None if self.exact_updates == "summed" else self.exact_updates
 
 
 class Budget(_Section):

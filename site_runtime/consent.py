@@ -101,7 +101,7 @@ def check_policy(config: SiteConfig, protocol: StudyProtocol) -> None:
         ConsiliumError: E304; E4xx of `site_runtime.preflight.check_promise`.
     """
     check_promise(config, protocol)
-    if config.policy.exact_updates:
+    if config.policy.lets_exact_leave(protocol):
         return
     if isinstance(protocol.privacy, HospitalPrivacy):
         raise ConsiliumError(

@@ -14,6 +14,7 @@ from contracts.datasheet import DataSheet
 from contracts.enrolment import JoinRequest, KeyRotation
 from contracts.errors import ConsiliumError
 from contracts.evaluation import EvaluationReport, SealedReport, one_bit
+from contracts.masking import MaskKey, UnmaskShares
 from contracts.plan import RoundPlan
 from contracts.refusal import Refusal
 from contracts.sealing import seal
@@ -28,6 +29,7 @@ from site_runtime.home import SiteHome
 DOCUMENTS: tuple[type[BaseModel], ...] = (
     DataSheet,
     UpdateEnvelope,
+    UnmaskShares,
     EvaluationReport,
     SealedReport,
     Refusal,
@@ -61,8 +63,14 @@ def check(config: SiteConfig, document: BaseModel) -> None:
         _same("owner", again.owner, config.site)
     elif isinstance(again, UpdateEnvelope):
         _same("policy", again.policy, config.policy_digest)
-        if again.noise_multiplier is None and not config.policy.exact_updates:
+        # Whether the study is one whose updates are only summed, `check_plan` has asked.
+        if again.noise_multiplier is None and config.policy.exact_updates is False:
             raise ConsiliumError("E304", "an update without noise, expected policy.exact_updates: true")
+    elif isinstance(again, UnmaskShares):
+        # The mask of a pair may be opened for a site alive and one dead, never for two alive.
+        pairs = [tuple(pair.split()) for pair in again.pairs]
+        if again.site not in again.own or any(a not in again.own or d in again.own for a, d in pairs):
+            raise ConsiliumError("E304", "shares that open more than the masks left in a sum")
     elif isinstance(again, EvaluationReport):
         check_cells(again, config.policy.minimum_cell)
         if again.parity is not None and again.parity != one_bit(again.parity):
@@ -127,7 +135,13 @@ def send_sealed(
 
 
 def refuse(
-    home: SiteHome, site: str, error: Exception, study: str, stage: str, plan: str | None = None
+    home: SiteHome,
+    site: str,
+    error: Exception,
+    study: str,
+    stage: str,
+    plan: str | None = None,
+    next_mask: MaskKey | None = None,
 ) -> str:
     """Return the signed `Refusal` for an error; its detail goes to the hospital's own log and nowhere else.
 
@@ -138,7 +152,7 @@ def refuse(
     """
     numbered = error if isinstance(error, ConsiliumError) else ConsiliumError("E899")
     write_log(home, f"{stage} {study}: {numbered}", error)
-    refusal = Refusal.of(numbered, study=study, site=site, stage=stage, plan=plan)
+    refusal = Refusal.of(numbered, study=study, site=site, stage=stage, plan=plan, next_mask=next_mask)
     return _sign_and_log(home, site, refusal)
 
 

@@ -25,6 +25,7 @@ from site_runtime.config import SiteConfig, load_site
 from site_runtime.consent import now
 from site_runtime.egress import write_log
 from site_runtime.home import SiteHome
+from site_runtime.masking import open_masks
 from site_runtime.quality import Finding, first_blocking, public_checks, report_path, run_quality
 from site_runtime.split import load_split_key
 from site_runtime.versions import commit_cohort
@@ -89,6 +90,7 @@ def take_in(home: SiteHome, config: SiteConfig, protocol: StudyProtocol) -> Inta
         accepted=accepted,
         policy=config.policy_digest,
         code_version=CODE_VERSION,
+        mask=open_masks(home, config.site, protocol).next_key() if protocol.secure else None,
         created=now(),
     )
     latest = cohort[cohort["position"] == 0]

@@ -1,4 +1,4 @@
-"""What runs at a hospital: intake, train, evaluate. Each returns one signed string, or refuses with one.
+"""What runs at a hospital: intake, train, unmask, evaluate. Each returns one signed string, or refuses.
 
 A step reads top to bottom: open the plan with the coordinator's pinned key, look into the outbox, ask for
 consent, read the frozen cohort, reserve privacy, compute, keep, send. Nothing here imports Airflow.
@@ -15,6 +15,7 @@ from contracts.canonical import digest
 from contracts.errors import ConsiliumError
 from contracts.evaluation import EvaluationReport
 from contracts.fields import StudyName
+from contracts.masking import MaskKey, UnmaskRequest, UnmaskShares
 from contracts.plan import RoundPlan
 from contracts.schedule import slot_at
 from contracts.signing import open_signed, parse_signed
@@ -29,7 +30,8 @@ from site_runtime.egress import refuse, send, send_sealed
 from site_runtime.exchange import Exchange
 from site_runtime.folds import check_fold
 from site_runtime.home import SiteHome
-from site_runtime.outbox import DOCUMENT, LEDGER, TENSORS, exclusively, finished, restore_state
+from site_runtime.masking import answered_plan, bind_request, open_masks, unmask_shares
+from site_runtime.outbox import DOCUMENT, LEDGER, TENSORS, exclusively, finished, keep, restore_state
 from site_runtime.preflight import check_budget, check_layers, check_promise
 
 UPDATES = ("statistics", "training", "histogram", "local")  # kinds of plan that an update answers
@@ -77,6 +79,32 @@ def train(home: SiteHome, plan: str, exchange: Exchange) -> str:
     from site_runtime.training import make_update
 
     return _answer(home, plan, exchange, "train", UPDATES, UpdateEnvelope, make_update)
+
+
+def unmask(home: SiteHome, request: str, exchange: Exchange) -> str:
+    """Answer the request to unmask a sum that this site's masked vector is in, with `UnmaskShares`.
+
+    Asked the same again, it sends the same again; another request for the exchange is refused, for ever.
+
+    Raises:
+        SiteRefused: the hospital's refusal.
+    """
+    study, claimed_digest, _ = _claimed(request)
+    with _refusing(home, study, "unmask", claimed_digest):
+        config = load_site(home)
+        asked = open_signed(request, UnmaskRequest, "coordinator", coordinator_public(home))
+        asked_digest = digest(parse_signed(request).document)
+        protocol = load_approved(home, asked.study)
+        check_consent(home, asked.study, asked.protocol_hash)
+        masks = open_masks(home, config.site, protocol)
+        with exclusively(home, asked_digest):
+            if finished(home, asked_digest) is None:
+                plan = answered_plan(masks, asked)
+                bind_request(masks, plan, asked, asked_digest)
+                shares = unmask_shares(masks, plan, asked, asked_digest, exchange)
+                keep(home, asked_digest, shares, None, {})
+        text = (home.outbox(asked_digest) / DOCUMENT).read_bytes()
+        return send(home, config, UnmaskShares.model_validate_json(text))
 
 
 def evaluate(home: SiteHome, plan: str, exchange: Exchange) -> str:
@@ -151,12 +179,20 @@ def open_plan(home: SiteHome, text: str) -> tuple[RoundPlan, str]:
     Raises:
         ConsiliumError: E801, E802, E803.
     """
+    plan = open_signed(text, RoundPlan, "coordinator", coordinator_public(home))
+    return plan, digest(parse_signed(text).document)
+
+
+def coordinator_public(home: SiteHome) -> str:
+    """The coordinator's key, as it was pinned at enrolment.
+
+    Raises:
+        ConsiliumError: E801.
+    """
     try:
-        public = home.coordinator_key.read_text().strip()
+        return home.coordinator_key.read_text().strip()
     except OSError as error:
         raise ConsiliumError("E801", f"{home.coordinator_key}: {error}") from error
-    plan = open_signed(text, RoundPlan, "coordinator", public)
-    return plan, digest(parse_signed(text).document)
 
 
 def check_plan(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan: RoundPlan) -> None:
@@ -183,7 +219,7 @@ def check_plan(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan
     if CODE_VERSION not in plan.code_versions:
         raise ConsiliumError("E305", f"code {CODE_VERSION}, the plan accepts {plan.code_versions}")
     check_schedule(home, config, protocol, plan)
-    if protocol.privacy.mode != "patient" and not config.policy.exact_updates:
+    if protocol.privacy.mode != "patient" and not config.policy.lets_exact_leave(protocol):
         why = "has no privacy" if protocol.privacy.mode == "none" else "leaves the noise to the coordinator"
         raise ConsiliumError("E304", f"policy.exact_updates is false and the study {why}")
 
@@ -217,4 +253,12 @@ def _refusing(home: SiteHome, study: str, stage: str, plan: str | None) -> Itera
             site = load_site(home).site
         number = error.number if isinstance(error, ConsiliumError) else "E899"
         # `from None`: a traceback in a task's log could carry values of the cohort.
-        raise SiteRefused(number, refuse(home, site, error, study, stage, plan)) from None
+        mask = _renewed_key(home, site, study) if number == "E513" else None
+        raise SiteRefused(number, refuse(home, site, error, study, stage, plan, mask)) from None
+
+
+def _renewed_key(home: SiteHome, site: str, study: str) -> MaskKey | None:
+    """The key for the next exchange: whoever's envelope with it got lost is not to stay out for good."""
+    with contextlib.suppress(ConsiliumError):
+        return open_masks(home, site, load_approved(home, study)).next_key()
+    return None

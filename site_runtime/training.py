@@ -27,10 +27,12 @@ from site_runtime.config import SiteConfig
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
 from site_runtime.local import local_path, train_local
+from site_runtime.masking import MaskState, masked_update, open_masks, roster_keys
 from site_runtime.outbox import DOCUMENT, TENSORS, keep, kept_state, tensor_bytes
-from strategies.interface import SiteUpdate, Tensors
+from strategies.interface import SiteUpdate, Tensors, shapes_of
 from strategies.normalisation import site_statistics
 from strategies.registry import strategy_of
+from strategies.secure import is_masked
 from strategies.threshold import site_histogram
 
 CLIP = "privacy.clip"  # kept for the next round: where the clip norm of adaptive clipping stands
@@ -59,9 +61,10 @@ def make_update(
 
     Raises:
         ConsiliumError: E205, E210, E211, the cohort; E4xx, the privacy it would cost; E804, E805, E509, the
-            exchange.
+            exchange; E512, E513, E514, E803, E807, its roster may not be summed under masks.
     """
-    earlier = earlier_answer(home, protocol, plan)
+    masks = open_masks(home, config.site, protocol) if is_masked(protocol, plan.kind) else None
+    earlier = None if masks else earlier_answer(home, protocol, plan)
     if earlier is not None:
         answer_again(home, plan, plan_digest, earlier)
         return
@@ -69,10 +72,15 @@ def make_update(
     if frozen < protocol.cohort.minimum_patients:
         raise ConsiliumError("E205", f"{frozen} patients, at least {protocol.cohort.minimum_patients}")
     base = base_model(plan, exchange)
+    if masks is not None:
+        bind_plan(home, protocol, masks, plan, plan_digest)
     ledger, account = reserve(home, config, protocol, plan, plan_digest)
     cohort = load_cohort(home, config, protocol, "training")
     update = compute(home, config, protocol, plan, plan_digest, cohort, base)
-    tensors = None if plan.kind == "local" else tensor_bytes(update.sent)
+    sent = update.sent
+    if masks is not None:
+        sent = masked_update(masks, plan, plan_digest, shapes_of(base), sent)
+    tensors = None if plan.kind == "local" else tensor_bytes(sent)
     noise = own_noise(protocol, plan)
     spend = spend_of(protocol, plan.kind, noise) if noise else None
     envelope = UpdateEnvelope(
@@ -97,10 +105,27 @@ def make_update(
         epsilon_left=account.epsilon_left if account else None,
         ledger_head=account.ledger_head if account else None,
         ledger_length=account.ledger_length if account else None,
+        next_mask=masks.next_key() if masks else None,
     )
     keep(home, plan_digest, envelope, tensors, update.kept)
     if ledger is not None:
         ledger.commit(plan_digest)
+
+
+def bind_plan(
+    home: SiteHome, protocol: StudyProtocol, masks: MaskState, plan: RoundPlan, plan_digest: str
+) -> None:
+    """Check who the plan sums up, and give this exchange's one masked vector to it.
+
+    Raises:
+        ConsiliumError: E512, E513, E803, E807, the roster; E514, the exchange was answered, under another
+            plan or with a vector that is no longer here.
+    """
+    roster_keys(masks, plan, plan_digest)
+    note = _answered(home, protocol, plan)
+    if note.exists() and note.read_text().split()[1] == plan_digest:
+        raise ConsiliumError("E514", f"plan {plan_digest} was answered, and its vector is no longer here")
+    masks.bind(plan, plan_digest)
 
 
 def own_noise(protocol: StudyProtocol, plan: RoundPlan) -> float | None:

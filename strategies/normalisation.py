@@ -60,15 +60,23 @@ def site_statistics(
 
 
 def normalised_start(
-    protocol: StudyProtocol, start: Tensors, updates: Sequence[Admitted], noise_multiplier: float | None
+    protocol: StudyProtocol,
+    start: Tensors,
+    updates: Sequence[Admitted],
+    noise_multiplier: float | None,
+    sites: int | None = None,
 ) -> Tensors:
-    """The coordinator's half: the initial model `start` with the federation's normalisation in it."""
+    """The coordinator's half: the initial model `start` with the federation's normalisation in it.
+
+    Args:
+        sites: whose noise is in the updates; as many as there are updates when not given.
+    """
     total = np.zeros(statistics_shapes(protocol)[SUMS], dtype=np.float64)
     for update in updates:
         total += update.tensors.whole(SUMS)
     noise = 0.0
     if noise_multiplier is not None:
-        noise = noise_of_total(protocol, noise_multiplier, len(updates))
+        noise = noise_of_total(protocol, noise_multiplier, sites or len(updates))
     found = normalisation_from_sums(total, protocol, noise=noise)
     state = {
         **start,

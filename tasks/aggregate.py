@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contracts.plan import RoundPlan
 from contracts.study import HospitalPrivacy, StudyProtocol
 from contracts.update import UpdateEnvelope
-from strategies.interface import Admitted, Global
-from strategies.normalisation import normalised_start, statistics_norm_bound, statistics_shapes
+from strategies.bounds import Expectation, expected_update, weight_of
+from strategies.interface import Admitted, Global, Shapes
+from strategies.normalisation import normalised_start
 from strategies.registry import strategy_of
-from strategies.threshold import histogram_norm_bound, histogram_shapes
-from tasks.admission import Expectation, training_norm_bound
 from tasks.central import private_step
 from tasks.exchange import DirectoryExchange
 from tasks.home import CoordinatorHome
@@ -32,26 +31,10 @@ def expectation(
     home: CoordinatorHome, protocol: StudyProtocol, plan: RoundPlan, declared_size: int
 ) -> Expectation:
     """What a site of this declared size must send for a plan."""
-    if plan.kind == "statistics":
-        return Expectation(
-            shapes=statistics_shapes(protocol),
-            max_norm=statistics_norm_bound(protocol, declared_size, plan.noise_multiplier),
-        )
-    if plan.kind == "histogram":
-        return Expectation(histogram_shapes(), histogram_norm_bound(declared_size, plan.noise_multiplier))
-    assert plan.base_model is not None
-    model = TensorFile(DirectoryExchange(home.exchange).path_of(plan.base_model)).shapes
-    shapes = strategy_of(protocol).expected(protocol, model)
-    dimension = sum(math.prod(shape) for shape in shapes.values())
-    return Expectation(
-        shapes=shapes,
-        max_norm=training_norm_bound(protocol, dimension, declared_size, plan.noise_multiplier),
-    )
-
-
-def weight_of(protocol: StudyProtocol, declared_size: int) -> float:
-    """Aggregation weight: declared sizes or equal, never a count taken from data."""
-    return float(declared_size) if protocol.strategy.weights == "declared" else 1.0
+    model: Shapes = {}
+    if plan.base_model is not None:
+        model = TensorFile(DirectoryExchange(home.exchange).path_of(plan.base_model)).shapes
+    return expected_update(protocol, plan, model, declared_size)
 
 
 def admitted_file(exchange: DirectoryExchange, envelope: UpdateEnvelope, weight: float) -> Admitted:
@@ -78,19 +61,43 @@ def aggregate(
     exchange = DirectoryExchange(home.exchange)
     ordered = sorted(updates, key=lambda e: e.site)
     admitted = [admitted_file(exchange, e, weights[e.site]) for e in ordered]
+    if isinstance(protocol.privacy, HospitalPrivacy):
+        assert base.model is not None
+        before = load_global(home, base.model, base.optimiser)
+        roster = {e.site: weight_of(protocol, e.declared_size) for e in plan.roster}
+        return _stored(
+            home, private_step(home, protocol, plan, plan_digest, before, admitted, ordered, roster)
+        )
+    return next_state(home, protocol, plan, base, admitted, len(admitted))
+
+
+def next_state(
+    home: CoordinatorHome,
+    protocol: StudyProtocol,
+    plan: RoundPlan,
+    base: Base,
+    admitted: Sequence[Admitted],
+    sites: int,
+) -> Base:
+    """The coordinator's half of statistics or of the strategy; the new global state is stored.
+
+    Args:
+        admitted: updates in the order of their sites' names, or one that stands for all of them.
+        sites: how many hospitals are in them.
+    """
     if plan.kind == "statistics":
         from models.registry import initial_state  # torch: only here, so that every other round starts fast
 
         start = initial_state(protocol)
-        state = Global(model=normalised_start(protocol, start, admitted, plan.noise_multiplier))
-    else:
-        assert base.model is not None
-        before = load_global(home, base.model, base.optimiser)
-        if isinstance(protocol.privacy, HospitalPrivacy):
-            roster = {e.site: weight_of(protocol, e.declared_size) for e in plan.roster}
-            state = private_step(home, protocol, plan, plan_digest, before, admitted, ordered, roster)
-        else:
-            state = strategy_of(protocol).coordinator(protocol, before, admitted)
+        return _stored(
+            home, Global(model=normalised_start(protocol, start, admitted, plan.noise_multiplier, sites))
+        )
+    assert base.model is not None
+    before = load_global(home, base.model, base.optimiser)
+    return _stored(home, strategy_of(protocol).coordinator(protocol, before, admitted))
+
+
+def _stored(home: CoordinatorHome, state: Global) -> Base:
     return Base(
         model=put_tensors(home, state.model),
         optimiser=put_tensors(home, state.optimiser) if state.optimiser else None,

@@ -23,7 +23,15 @@ from tasks.home import CoordinatorHome
 
 # Queues and task ids of the coordinator, and the name of what is pooled.
 RESERVED = {"default", COORDINATOR, "pooled", "collect", "judge", "export", "approve", "publish", "gate"}
-RESERVED |= {"open_round", "close_round", "open_evaluation", "reject", "simulate", "hospitals"}
+RESERVED |= {
+    "open_round",
+    "close_round",
+    "open_unmasking",
+    "open_evaluation",
+    "reject",
+    "simulate",
+    "hospitals",
+}
 
 
 class FormerKey(Contract):

@@ -16,6 +16,7 @@ from contracts.schedule import Slot, last_exchange, most_folds, slot_at
 from contracts.study import StudyProtocol
 from strategies.interface import Admitted
 from strategies.normalisation import normalised_start
+from strategies.secure import is_masked, least_sites
 from tasks.aggregate import Base
 from tasks.exchange import DirectoryExchange
 from tasks.head import Head, load_head
@@ -52,7 +53,10 @@ def invited(slot: Slot, fold_sites: Sequence[str], sites: set[str]) -> set[str]:
 
 def quorum(protocol: StudyProtocol, slot: Slot) -> int:
     """How many hospitals an exchange needs: in a fold one fewer than elsewhere, and at least one."""
-    return protocol.min_sites if slot.fold is None else max(protocol.min_sites - 1, 1)
+    if is_masked(protocol, slot.kind):
+        return least_sites(protocol, slot.fold is not None)
+    needed = protocol.min_sites if slot.fold is None else max(protocol.min_sites - 1, 1)
+    return needed
 
 
 def base_of(home: CoordinatorHome, protocol: StudyProtocol, head: Head, slot: Slot) -> Base:
@@ -117,8 +121,9 @@ def made_of(protocol: StudyProtocol, head: Head, slot: Slot, record: dict[str, A
     if slot.purpose == "local":
         return {}
     if slot.purpose == "histogram":
-        return {"threshold": record["threshold"].get("value")}
+        return {"threshold": record.get("threshold", {}).get("value")}
     result = {"model": record["model"], "optimiser": record["optimiser"]}
     if slot.number == protocol.rounds:
-        result["fold_sites"] = frozen_sites(protocol, record["admitted"])
+        # A lost round has admitted nobody: then those that it expected.
+        result["fold_sites"] = frozen_sites(protocol, record["admitted"] or record["expected"])
     return result

@@ -14,6 +14,7 @@ from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
 from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
+from strategies.secure import is_masked
 from tasks.admission import check_envelope, check_tensors
 from tasks.aggregate import Base, aggregate, expectation
 from tasks.answers import open_stored
@@ -22,6 +23,8 @@ from tasks.federation import load_federation
 from tasks.folds import fold_start, left_out, slot_of
 from tasks.head import load_head, load_protocol
 from tasks.home import CoordinatorHome
+from tasks.masked_round import opened
+from tasks.secure import open_sum
 from tasks.store import load_answer, load_plan, load_record
 from tasks.threshold import decide_threshold
 
@@ -72,6 +75,19 @@ def replay(home: CoordinatorHome, study: str) -> Iterator[Replayed]:
             _check_base(number, plan, start)
             continue
         _check_base(number, plan, base)
+        if record["status"] == "lost":
+            assert base is not None
+            yield Replayed(number, str(record["model"]), str(base.model))
+            continue
+        if is_masked(protocol, plan.kind):
+            found = open_sum(home, protocol, plan, record["plan"])
+            result, more = opened(home, protocol, plan, base, found)
+            if plan.kind == "histogram":
+                yield Replayed(number, record["histogram"], more["histogram"])
+                continue
+            base = result
+            yield Replayed(number, record["model"], str(base.model))
+            continue
         updates = _stored_updates(home, protocol, plan, record)
         if plan.kind == "histogram":
             decided = decide_threshold(home, protocol, updates, plan.noise_multiplier)

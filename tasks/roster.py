@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Literal
 
 from contracts.datasheet import DataSheet
+from contracts.masking import MaskKey
 from contracts.plan import RosterEntry, RoundPlan
 from contracts.schedule import deadline_of
 from contracts.study import StudyProtocol
@@ -62,19 +64,25 @@ def make_plan(
     artefact: str | None = None,
     base_model: str | None = None,
     fold: str | None = None,
+    masks: Mapping[str, MaskKey] | None = None,
 ) -> RoundPlan:
     """Write the plan of the next exchange for these sites.
 
     Args:
         base_model: that the exchange starts from; the head's model when not given.
         fold: the hospital that the model has no part in.
+        masks: of an exchange under masks, each hospital's key for it.
     """
     purpose = kind if fold is None else "fold"
     noise = study_noise(home, protocol) if kind in NOISED else None
     heads = last_ledger_heads(home)
     roster = [
         RosterEntry(
-            site=site, data_sheet=digest, declared_size=sheet.declared_size, ledger_head=heads.get(site)
+            site=site,
+            data_sheet=digest,
+            declared_size=sheet.declared_size,
+            ledger_head=heads.get(site),
+            mask=(masks or {}).get(site),
         )
         for site, (sheet, digest) in sorted(eligible.items())
     ]

@@ -9,6 +9,7 @@ run does no harm (design section 3).
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -20,17 +21,22 @@ from contracts.study import HospitalPrivacy, StudyProtocol
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
 from durable.files import locked
+from strategies.bounds import weight_of
+from strategies.secure import context_of, is_masked
 from tasks import federation_ledger
 from tasks.account import Account, epsilon_of
 from tasks.admission import check_envelope, check_tensors
-from tasks.aggregate import Base, aggregate, expectation, weight_of
+from tasks.aggregate import Base, aggregate, expectation
 from tasks.answers import Answers, gather
 from tasks.events import record_event
 from tasks.exchange import DirectoryExchange
 from tasks.folds import base_of, invited, left_out, made_of, quorum, slot_of
 from tasks.head import Head, advance, load_head, load_protocol, now
 from tasks.home import CoordinatorHome
+from tasks.mask_keys import with_mask_keys
+from tasks.masked_round import NEEDED, close_masked, update_line
 from tasks.roster import eligible_sites, make_plan, note_ledger_heads
+from tasks.secure import check_masked, layout_at
 from tasks.store import load_plan, load_record, plan_text, save_answer, save_plan, save_record
 from tasks.threshold import decide_threshold
 
@@ -58,7 +64,7 @@ def open_round(home: CoordinatorHome, study: str, run_id: str, present: set[str]
     A run is bound to the round that it first opened: cleared after that round was closed, it finds nothing
     to do. A round that missed its quorum is resumed under the same plan while that plan's roster can still
     reach the quorum, so that updates already trained are sent again and nothing is spent twice; otherwise
-    it is planned anew.
+    it is planned anew. Under masks there is one plan for an exchange (`tasks.masked_round`).
 
     Raises:
         ConsiliumError: E506, fewer than `min_sites` hospitals (in a fold one fewer) are there to train; E607,
@@ -75,11 +81,18 @@ def open_round(home: CoordinatorHome, study: str, run_id: str, present: set[str]
     needed = quorum(protocol, slot)
     everybody, absent = eligible_sites(home, protocol, present)
     asked = invited(slot, head.fold_sites, set(everybody))
-    eligible = {site: everybody[site] for site in asked}
+    ready, masks, without = with_mask_keys(home, protocol, slot, {site: everybody[site] for site in asked})
+    eligible, absent = ready, {**absent, **without}
     runs = {**head.runs, run_id: head.round}
     attempt = 1
     if head.plan is not None:
         plan = load_plan(home, study, head.plan)
+        if is_masked(protocol, plan.kind):
+            # One plan for an exchange, ever: who masked a vector for its roster masks none for another.
+            advance(home, head, runs=runs, status="running")
+            return OpenedRound(
+                plan_text(home, study, head.plan), roster_of(plan), f"round {head.round} resumed"
+            )
         reachable = ({entry.site for entry in plan.roster} & set(eligible)) - refused_before(home, head)
         current = CODE_VERSION in plan.code_versions
         if (current and len(reachable) >= needed) or head.refusals == 0:
@@ -96,7 +109,15 @@ def open_round(home: CoordinatorHome, study: str, run_id: str, present: set[str]
         raise
     base, fold = base_of(home, protocol, head, slot), left_out(slot, head.fold_sites)
     plan = make_plan(
-        home, protocol, head, slot.kind, eligible, attempt=attempt, base_model=base.model, fold=fold
+        home,
+        protocol,
+        head,
+        slot.kind,
+        eligible,
+        attempt=attempt,
+        base_model=base.model,
+        fold=fold,
+        masks=masks,
     )
     digest = save_plan(home, plan)
     save_record(home, study, str(head.round), opening_record(home, base, plan, digest, absent))
@@ -183,7 +204,8 @@ def close_round(
     Raises:
         ConsiliumError: E506, fewer than `min_sites` updates were admitted: the round is refused, its record
             says who delivered, who refused and why, and who was silent; E427, the training histogram cannot
-            decide the threshold: the study ends without a release; E401, E402, E407, E410, E423, E424,
+            decide the threshold, or E516, an exchange under masks was lost that the study needs: it ends
+            without a release; E401, E402, E407, E410, E423, E424,
             hospital-level privacy could not be kept.
     """
     load_head(home, study)  # an unknown study gets no folder
@@ -200,14 +222,19 @@ def _close(home: CoordinatorHome, study: str, run_id: str, results: dict[str, st
     protocol = load_protocol(home, study)
     plan = load_plan(home, study, head.plan)
     stored = load_record(home, study, str(head.round))
-    if stored["status"] == "closed" and stored["plan"] == head.plan:
+    if stored["status"] in ("closed", "lost") and stored["plan"] == head.plan:
         # A crash came between the record and the head. The record is the round: nothing is computed anew.
         return _advanced(home, protocol, head, run_id, stored)
+    if is_masked(protocol, plan.kind):
+        record = close_masked(home, protocol, plan, head.plan, stored, run_id, results)
+        if record["status"] == "refused":
+            raise _missed(home, head, record)
+        record["seconds"] = seconds_since(plan.created)
+        save_record(home, study, str(head.round), record)
+        return _advanced(home, protocol, head, run_id, record)
     answers = gather(home, plan, results, UpdateEnvelope)
     trained = list(answers.documents)
-    # Before anything else is asked of it: what a hospital signed that it has spent, it has spent.
-    shown = {site: (e.ledger_length, e.ledger_head) for site, e in answers.documents.items()}
-    note_ledger_heads(home, {s: (n, head) for s, (n, head) in shown.items() if n is not None and head})
+    note_shown_ledgers(home, answers.documents)
     admit(home, protocol, plan, head.plan, answers)
     record = {
         **stored,
@@ -223,10 +250,7 @@ def _close(home: CoordinatorHome, study: str, run_id: str, results: dict[str, st
             f"round {head.round}: {len(answers.documents)} updates, at least {needed} needed; "
             f"{answers.summary()}"
         )
-        save_record(home, study, str(head.round), {**record, "status": "refused", "reason": reason})
-        record_event(home, study, "round_refused", f"{head.plan} {head.refusals}", reason=reason[:500])
-        advance(home, head, refusals=head.refusals + 1, reason=reason[:500])
-        raise ConsiliumError("E506", reason)
+        raise _missed(home, head, {**record, "status": "refused", "reason": reason})
     for site, text in answers.texts.items():
         if site in answers.documents:
             save_answer(home, study, head.plan, site, text)
@@ -256,17 +280,39 @@ def _close(home: CoordinatorHome, study: str, run_id: str, results: dict[str, st
     return _advanced(home, protocol, head, run_id, record)
 
 
+def _missed(home: CoordinatorHome, head: Head, record: dict[str, Any]) -> ConsiliumError:
+    """Note that a round has missed its quorum and stays open; returns the refusal to raise."""
+    reason = record["reason"]
+    save_record(home, head.study, str(head.round), record)
+    record_event(home, head.study, "round_refused", f"{head.plan} {head.refusals}", reason=reason[:500])
+    advance(home, head, refusals=head.refusals + 1, reason=reason[:500])
+    return ConsiliumError("E506", reason)
+
+
+def note_shown_ledgers(home: CoordinatorHome, envelopes: Mapping[str, UpdateEnvelope]) -> None:
+    """Before anything else is asked of it: what a hospital signed that it has spent, it has spent."""
+    shown = {site: (e.ledger_length, e.ledger_head) for site, e in envelopes.items()}
+    note_ledger_heads(home, {s: (n, head) for s, (n, head) in shown.items() if n is not None and head})
+
+
 def _advanced(
     home: CoordinatorHome, protocol: StudyProtocol, head: Head, run_id: str, record: dict[str, Any]
 ) -> ClosedRound:
     """Move the head behind the round whose record is stored."""
     admitted = {line["site"]: line["envelope"] for line in record["updates"]}
     digests = {"model": record["model"], "updates": admitted}
-    record_event(home, protocol.study, "round_closed", record["plan"], round=head.round, **digests)
+    lost = record["status"] == "lost"
+    if lost:
+        reason = record["reason"][:500]
+        record_event(home, protocol.study, "round_lost", record["plan"], round=head.round, reason=reason)
+    else:
+        record_event(home, protocol.study, "round_closed", record["plan"], round=head.round, **digests)
     if isinstance(protocol.privacy, HospitalPrivacy):
         federation_ledger.commit(home, record["plan"])
     slot, threshold = slot_of(protocol, head.round), record.get("threshold", {})
     undecided = ConsiliumError("E427", threshold["undecided"]) if "undecided" in threshold else None
+    if lost and record["kind"] in NEEDED:
+        undecided = ConsiliumError("E516", record["reason"])
     result = made_of(protocol, head, slot, record)
     finished = slot.number >= last_exchange(protocol, len(result.get("fold_sites", head.fold_sites)))
     advance(
@@ -296,25 +342,21 @@ def admit(
     """Check every delivered update and move those that fail to the refused, with their number."""
     exchange = DirectoryExchange(home.exchange)
     account = Account(home, protocol, plan)
+    masked, length = None, 0
+    if is_masked(protocol, plan.kind):
+        masked, length = context_of(protocol, plan, plan_digest), layout_at(home, protocol, plan).length
     for site, envelope in list(answers.documents.items()):
         entry = plan.entry(site)
         assert entry is not None
         try:
             check_envelope(envelope, plan, plan_digest, site)
             account.check(envelope)
-            if plan.kind != "local":
+            if masked is not None:
+                check_masked(home, envelope, masked, length)
+            elif plan.kind != "local":
                 check_tensors(exchange, envelope, expectation(home, protocol, plan, entry.declared_size))
         except ConsiliumError as error:
             answers.refuse(site, error)
-
-
-def update_line(envelope: UpdateEnvelope, digest: str, weight: float) -> dict[str, Any]:
-    """What a round's record says of one admitted update."""
-    line = envelope.model_dump(mode="json", exclude_none=True)
-    names = ("site", "tensors", "data_sheet", "cohort", "policy", "code_version", "ledger_head")
-    private = ("ledger_length", "epsilon_study", "epsilon_lineage", "epsilon_left")
-    shown = {name: line[name] for name in (*names, *private) if name in line}
-    return {**shown, "envelope": digest, "weight": weight}
 
 
 def seconds_since(timestamp: str) -> float:

@@ -47,14 +47,24 @@ def decide_threshold(
     noise_multiplier: float | None,
 ) -> Decided:
     """Sum the admitted histograms and read the threshold off; the same updates give the same bytes."""
-    rule = protocol.threshold_rule
-    assert rule is not None
     exchange = DirectoryExchange(home.exchange)
     admitted = [admitted_file(exchange, e, 1.0) for e in sorted(updates, key=lambda e: e.site)]
-    total = summed_histogram(admitted)
+    return decide_from(home, protocol, summed_histogram(admitted), noise_multiplier, len(admitted))
+
+
+def decide_from(
+    home: CoordinatorHome,
+    protocol: StudyProtocol,
+    total: np.ndarray,
+    noise_multiplier: float | None,
+    sites: int,
+) -> Decided:
+    """Read the threshold off the sum of so many hospitals' histograms."""
+    rule = protocol.threshold_rule
+    assert rule is not None
     threshold, undecided = None, None
     try:
-        threshold = threshold_from(total, rule, noise_multiplier, len(admitted))
+        threshold = threshold_from(total, rule, noise_multiplier, sites)
     except ConsiliumError as error:
         undecided = error.detail
     value = np.array([] if threshold is None else [threshold.value], dtype=np.float64)

@@ -1,0 +1,153 @@
+"""Closing an exchange under masks: the sum is opened, or the exchange is lost and the study goes on.
+
+A lost round of training changes nothing: the model stays, what the hospitals reserved of their privacy stays
+spent, and the next round trains anew under a plan, masks and keys of its own. It is never planned a second
+time, since a hospital masks one vector in an exchange, ever. Statistics and histogram cannot be left out, so
+there silence is waited for, under the same plan and the same request; only when too few hospitals are left
+who could still answer is the exchange lost, and the study with it (E516).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from contracts.errors import SENTENCES, ConsiliumError
+from contracts.plan import RoundPlan
+from contracts.study import StudyProtocol
+from contracts.update import UpdateEnvelope
+from strategies.secure import context_of, least_alive
+from tasks.account import epsilon_of
+from tasks.aggregate import Base, next_state
+from tasks.head import now
+from tasks.home import CoordinatorHome
+from tasks.secure import Sum, keep_shares, open_sum, stored_request
+from tasks.threshold import decide_from
+
+NEEDED = ("statistics", "histogram")  # a study cannot go on without these
+FOR_NOW = ("E302", "E804", "E805")  # refusals of a hospital that may answer later: paused, not connected
+SPOILT = ("E434", "E518")  # no further answer would open a sum, or make it a plausible one
+
+Record = dict[str, Any]
+
+
+def close_masked(
+    home: CoordinatorHome,
+    protocol: StudyProtocol,
+    plan: RoundPlan,
+    plan_digest: str,
+    stored: Record,
+    run_id: str,
+    results: Mapping[str, str | None],
+) -> Record:
+    """Return the record of an exchange after the answers to its request: closed, lost or refused.
+
+    Args:
+        stored: the record as `open_unmasking` left it.
+        results: each alive site's signed answer, or None for silence.
+    """
+    context, base = context_of(protocol, plan, plan_digest), Base(plan.base_model, stored["base_optimiser"])
+    record = {**stored, "closed": now(), "admitted": [], "updates": []}
+    record.pop("reason", None)
+    if stored.get("secure", {}).get("run") != run_id:  # the task between the hops failed
+        return record | {"status": "refused", "reason": f"round {plan.round}: nobody was asked to unmask"}
+    found = stored_request(home, plan.study, plan_digest)
+    if found is None:
+        needed = least_alive(protocol, plan)
+        refused = {site: r["number"] for site, r in stored["refused"].items()}
+        why = f"{len(stored['secure']['delivered'])} masked updates, at least {needed} needed"
+        return _short(plan, record, why, context.roster, refused, needed)
+    request, request_digest, _ = found
+    answered, refused = keep_shares(home, plan, request, request_digest, results)
+    record["secure"] = stored["secure"] | {"answered": sorted(answered), "refused": sentences(refused)}
+    if len(answered) < context.threshold:
+        why = f"{len(answered)} hospitals answered the request to unmask, at least {context.threshold} needed"
+        return _short(plan, record, why, request.alive, refused, context.threshold)
+    try:
+        found_sum = open_sum(home, protocol, plan, plan_digest)
+    except ConsiliumError as error:
+        if error.number not in SPOILT:
+            raise
+        return _lost(plan, record, str(error))
+    record["secure"] |= {"liars": found_sum.liars}
+    result, more = opened(home, protocol, plan, base, found_sum)
+    return record | {
+        **more,
+        "status": "closed",
+        "admitted": [e.site for e in found_sum.envelopes],
+        "model": result.model,
+        "optimiser": result.optimiser,
+        "updates": [
+            update_line(e, found_sum.digests[e.site], found_sum.weights[e.site]) for e in found_sum.envelopes
+        ],
+        "epsilon": epsilon_of(protocol, found_sum.envelopes),
+    }
+
+
+def opened(
+    home: CoordinatorHome, protocol: StudyProtocol, plan: RoundPlan, base: Base, found: Sum
+) -> tuple[Base, Record]:
+    """What follows from an opened sum: the next global state, and what the record says of a histogram."""
+    sites = len(found.envelopes)
+    if plan.kind == "histogram":
+        total = found.update.tensors.whole("histogram")
+        decided = decide_from(home, protocol, total, plan.noise_multiplier, sites)
+        return base, decided.record(protocol)
+    return next_state(home, protocol, plan, base, [found.update], sites), {}
+
+
+def update_line(envelope: UpdateEnvelope, digest: str, weight: float) -> Record:
+    """What a round's record says of one admitted update."""
+    line = envelope.model_dump(mode="json", exclude_none=True)
+    names = ("site", "tensors", "data_sheet", "cohort", "policy", "code_version", "ledger_head")
+    private = ("ledger_length", "epsilon_study", "epsilon_lineage", "epsilon_left")
+    shown = {name: line[name] for name in (*names, *private) if name in line}
+    return {**shown, "envelope": digest, "weight": weight}
+
+
+def masks_line(record: Record) -> str | None:
+    """Say of an exchange under masks whose sum was opened, and who was missing; None of any other."""
+    masks = record.get("secure")
+    if masks is None or record["status"] not in ("closed", "lost"):
+        return None
+    if record["status"] == "lost":
+        return f"round {record['round']} is lost: {record['reason']}"
+    asked = len(masks["alive"]) + len(masks["dead"])
+    parts = [f"sum of {len(masks['alive'])} of {asked} under masks, {masks['threshold']} had to answer"]
+    named = (("missing", masks["dead"]), ("late", masks["late"]), ("wrong shares", masks["liars"]))
+    return "; ".join([*parts, *(f"{name}: {', '.join(sites)}" for name, sites in named if sites)])
+
+
+def sentences(refused: Mapping[str, str]) -> Record:
+    """Refusals as records show them."""
+    return {
+        site: {"number": number, "name": SENTENCES[number][0], "sentence": SENTENCES[number][1]}
+        for site, number in sorted(refused.items())
+    }
+
+
+def _short(
+    plan: RoundPlan,
+    record: Record,
+    why: str,
+    asked: tuple[str, ...] | list[str],
+    refused: Mapping[str, str],
+    needed: int,
+) -> Record:
+    """Too few answers: a round of training is lost, what the study needs is waited for while it can come."""
+    said = "; ".join(f"{site}: {number}" for site, number in sorted(refused.items()))
+    reason = f"round {plan.round}: {why}" + (f" (refused: {said})" if said else "")
+    gone = sum(number not in FOR_NOW for number in refused.values())
+    if plan.kind in NEEDED and len(asked) - gone >= needed:
+        return record | {"status": "refused", "reason": reason}
+    return _lost(plan, record, reason)
+
+
+def _lost(plan: RoundPlan, record: Record, reason: str) -> Record:
+    return record | {
+        "status": "lost",
+        "reason": reason,
+        "model": plan.base_model,
+        "optimiser": record["base_optimiser"],
+        "epsilon": record["secure"]["epsilon"],
+    }
