@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
-from contracts.study import PatientPrivacy, StudyProtocol
 from contracts.update import UpdateEnvelope
+from strategies.bounds import Expectation
 from tasks.exchange import DirectoryExchange, file_digest
 from tasks.tensors import TensorFile
-
-WITHOUT_CLIP = 100.0  # gradient norm assumed possible per root dimension when nothing clips it
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """What every update of a plan must look like; `max_norm` is the largest plausible L2 norm."""
-
-    shapes: dict[str, tuple[int, ...]]
-    max_norm: float
 
 
 def check_envelope(envelope: UpdateEnvelope, plan: RoundPlan, plan_digest: str, site: str) -> None:
@@ -114,24 +103,3 @@ def l2_norm(file: TensorFile) -> float:
                 part = float(np.dot(values.astype(np.float64), values.astype(np.float64)))
             square += part
     return math.sqrt(square)
-
-
-def training_norm_bound(
-    protocol: StudyProtocol, dimension: int, declared_size: int, noise_multiplier: float | None
-) -> float:
-    """Largest L2 norm of an honest parameter change, up to a probability below 1e-9.
-
-    With DP-SGD one step moves by lr x (sum of at most B clipped gradients + noise) / (rate x N): B is
-    bounded by twice the expected batch plus ten standard deviations, the noise vector by
-    sigma x C x (sqrt(d) + 7) (Laurent and Massart 2000, lemma 1). Momentum multiplies by 1 / (1 - m).
-    Without clipping no such bound exists; a loose one keeps out only absurd updates.
-    """
-    settings = protocol.training
-    reach = settings.learning_rate * settings.steps / (1.0 - settings.momentum)
-    if isinstance(protocol.privacy, PatientPrivacy) and noise_multiplier is not None:
-        clip = protocol.privacy.max_grad_norm
-        batch = settings.sample_rate * declared_size
-        signal = clip * (2.0 * batch + 10.0 * math.sqrt(batch) + 10.0) / batch
-        noise = noise_multiplier * clip * (math.sqrt(dimension) + 7.0) / batch
-        return reach * (signal + noise) * (1.0 + settings.weight_decay * reach)
-    return reach * WITHOUT_CLIP * math.sqrt(dimension)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from contracts.plan import RoundPlan
 from contracts.study import HospitalPrivacy, StudyProtocol
 from contracts.update import UpdateEnvelope
-from strategies.interface import Admitted, Global
-from strategies.normalisation import normalised_start, statistics_norm_bound, statistics_shapes
+from strategies.bounds import Expectation, expected_update, weight_of
+from strategies.interface import Admitted, Global, Shapes
+from strategies.normalisation import normalised_start
 from strategies.registry import strategy_of
-from strategies.threshold import histogram_norm_bound, histogram_shapes
-from tasks.admission import Expectation, training_norm_bound
 from tasks.central import private_step
 from tasks.exchange import DirectoryExchange
 from tasks.home import CoordinatorHome
@@ -32,26 +30,10 @@ def expectation(
     home: CoordinatorHome, protocol: StudyProtocol, plan: RoundPlan, declared_size: int
 ) -> Expectation:
     """What a site of this declared size must send for a plan."""
-    if plan.kind == "statistics":
-        return Expectation(
-            shapes=statistics_shapes(protocol),
-            max_norm=statistics_norm_bound(protocol, declared_size, plan.noise_multiplier),
-        )
-    if plan.kind == "histogram":
-        return Expectation(histogram_shapes(), histogram_norm_bound(declared_size, plan.noise_multiplier))
-    assert plan.base_model is not None
-    model = TensorFile(DirectoryExchange(home.exchange).path_of(plan.base_model)).shapes
-    shapes = strategy_of(protocol).expected(protocol, model)
-    dimension = sum(math.prod(shape) for shape in shapes.values())
-    return Expectation(
-        shapes=shapes,
-        max_norm=training_norm_bound(protocol, dimension, declared_size, plan.noise_multiplier),
-    )
-
-
-def weight_of(protocol: StudyProtocol, declared_size: int) -> float:
-    """Aggregation weight: declared sizes or equal, never a count taken from data."""
-    return float(declared_size) if protocol.strategy.weights == "declared" else 1.0
+    model: Shapes = {}
+    if plan.base_model is not None:
+        model = TensorFile(DirectoryExchange(home.exchange).path_of(plan.base_model)).shapes
+    return expected_update(protocol, plan, model, declared_size)
 
 
 def admitted_file(exchange: DirectoryExchange, envelope: UpdateEnvelope, weight: float) -> Admitted:

@@ -20,10 +20,11 @@ from contracts.study import HospitalPrivacy, StudyProtocol
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
 from durable.files import locked
+from strategies.bounds import weight_of
 from tasks import federation_ledger
 from tasks.account import Account, epsilon_of
 from tasks.admission import check_envelope, check_tensors
-from tasks.aggregate import Base, aggregate, expectation, weight_of
+from tasks.aggregate import Base, aggregate, expectation
 from tasks.answers import Answers, gather
 from tasks.events import record_event
 from tasks.exchange import DirectoryExchange
