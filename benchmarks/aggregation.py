@@ -58,8 +58,9 @@ def reference(folder: Path, updates: int) -> dict[str, float]:
 
 def ours(folder: Path, updates: int) -> dict[str, float]:
     """Digest, shapes, finiteness, norm, then the streamed mean."""
+    from strategies.bounds import Expectation
     from strategies.interface import Admitted, weighted_mean
-    from tasks.admission import Expectation, check_file
+    from tasks.admission import check_file
     from tasks.exchange import file_digest
 
     paths = [folder / f"{n}.safetensors" for n in range(updates)]

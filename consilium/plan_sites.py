@@ -16,7 +16,8 @@ from contracts.signing import first_problem
 from contracts.study import HospitalPrivacy, PatientPrivacy, StudyProtocol, find_seed
 from contracts.yaml_text import load_yaml
 from privacy.calibration import StudyNoise
-from site_runtime.config import Compute, Policy, SiteConfig, SitePart
+from site_runtime.config import Compute, SiteConfig, SitePart
+from site_runtime.policy_terms import Policy
 
 Facts = dict[str, Any]
 
@@ -132,9 +133,9 @@ def hospital_facts(protocol: StudyProtocol, noise: StudyNoise, sites: list[Plann
             "declared_size": site.governance.declared_size,
             "weight": own / sum(weights),
             "clip_over_noise": own / (noise.training * max(weights)),
-            "exact_updates": site.policy.exact_updates,
+            "exact_updates": site.policy.lets_exact_leave(protocol),
             "warnings": [],
-            **_verdict(partial(_check_promise, protocol, site), partial(_check_exact, site)),
+            **_verdict(partial(_check_promise, protocol, site), partial(_check_exact, protocol, site)),
         }
         for site, own in zip(sites, weights, strict=True)
     ]
@@ -186,8 +187,8 @@ def _check_promise(protocol: StudyProtocol, site: PlannedSite) -> None:
         raise ConsiliumError("E413", "field 'source.patient': not set, nor one_row_per_patient: true")
 
 
-def _check_exact(site: PlannedSite) -> None:
-    if not site.policy.exact_updates:
+def _check_exact(protocol: StudyProtocol, site: PlannedSite) -> None:
+    if not site.policy.lets_exact_leave(protocol):
         raise ConsiliumError("E304", "policy.exact_updates: false, and the coordinator adds the noise")
 
 

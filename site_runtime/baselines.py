@@ -22,6 +22,7 @@ from contracts.study import StudyProtocol
 from models.interface import ClinicalModel
 from models.registry import load_model
 from release.session import open_session, predict
+from site_runtime.base_model import check_base, read_base
 from site_runtime.config import SiteConfig
 from site_runtime.egress import write_log
 from site_runtime.exchange import Exchange
@@ -113,6 +114,7 @@ def _baselines(
     if planned.leave_one_site_out is not None and fold is not None:
         weights = folder / "fold.safetensors"
         exchange.get(fold, weights)
+        check_base(protocol, plan, read_base(weights))
         yield "left_out", probabilities(load_model(protocol, weights), features).astype(np.float64)
     for name, digest in sorted(plan.baselines.items(), reverse=True):  # previous, then first
         release = folder / f"{name}.onnx"

@@ -19,6 +19,7 @@ from contracts.study import StudyProtocol, find_seed
 from contracts.yaml_text import load_yaml
 from site_runtime.connectors import Source, parse_source
 from site_runtime.home import SiteHome
+from site_runtime.policy_terms import Policy
 
 
 class _Section(BaseModel):
@@ -48,6 +49,8 @@ class Governance(_Section):
     lineage: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]  # the source population, constant
     declared_size: Annotated[int, Field(ge=1)]  # patients in training, nominal: two significant figures
     approved_by: Text
+    # Who may approve a study here; `approved_by` alone when nobody is named.
+    approvers: Annotated[list[Text], Field(max_length=32)] = []
 
     @field_validator("declared_size")
     @classmethod
@@ -55,18 +58,6 @@ class Governance(_Section):
         if len(str(value).rstrip("0")) > 2:
             raise ValueError("expected two significant figures, such as 85, 170 or 4300")
         return value
-
-
-class Policy(_Section):
-    """What may leave this hospital, whatever a study asks for."""
-
-    minimum_cell: Annotated[int, Field(ge=2)] = 10  # the smallest count of patients that may leave
-    # May an update without differential privacy leave? `summed`: only under secure aggregation.
-    exact_updates: bool | Literal["summed"] = False
-
-    def lets_exact_leave(self, protocol: StudyProtocol) -> bool:
-        """Say whether an exact update of this study may leave."""
-        return protocol.secure is not None if self.exact_updates == "summed" else self.exact_updates
 
 
 class Budget(_Section):

@@ -23,7 +23,7 @@ from contracts.update import UpdateEnvelope
 from durable.files import append_line
 from site_runtime.cells import check_cells
 from site_runtime.config import SiteConfig
-from site_runtime.consent import now
+from site_runtime.decisions import now
 from site_runtime.home import SiteHome
 
 DOCUMENTS: tuple[type[BaseModel], ...] = (
@@ -63,7 +63,7 @@ def check(config: SiteConfig, document: BaseModel) -> None:
         _same("owner", again.owner, config.site)
     elif isinstance(again, UpdateEnvelope):
         _same("policy", again.policy, config.policy_digest)
-        # Whether the study is one whose updates are only summed, `check_plan` has asked.
+        # Whether the study is one whose updates are only summed, `site_runtime.policy` has asked.
         if again.noise_multiplier is None and config.policy.exact_updates is False:
             raise ConsiliumError("E304", "an update without noise, expected policy.exact_updates: true")
     elif isinstance(again, UnmaskShares):

@@ -56,7 +56,7 @@ def enrol_site(home: SiteHome, config_file: Path, coordinator_public: str | None
         for path in (home.signing_key, home.edge_key):
             if not path.exists():
                 SigningKey.generate(config.site).save(path)
-        for path in (home.noise_key, home.split_key):
+        for path in (home.noise_key, home.split_key, home.consent_key):
             if not path.exists():
                 write_atomic(path, os.urandom(32))
     return site_card(home)

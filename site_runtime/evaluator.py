@@ -22,10 +22,11 @@ from privacy.accountant import epsilon
 from privacy.excerpt import read_excerpt
 from privacy.ledger import Ledger
 from release.export import parity
+from site_runtime.base_model import check_base, read_base
 from site_runtime.baselines import Holdout, comparisons, probabilities
 from site_runtime.cohort import load_cohort
 from site_runtime.config import SiteConfig
-from site_runtime.consent import now
+from site_runtime.decisions import now
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
 from site_runtime.local import local_path
@@ -65,6 +66,7 @@ def make_report(
     with tempfile.TemporaryDirectory(dir=home.outbox("").parent) as folder:
         weights = Path(folder) / "model.safetensors"
         exchange.get(plan.base_model, weights)
+        check_base(protocol, plan, read_base(weights))
         model = load_model(protocol, weights)
         if plan.kind == "verification":
             if plan.artefact is None:

@@ -38,6 +38,11 @@ class SiteHome:
         return self.root / "keys" / "split.key"
 
     @property
+    def consent_key(self) -> Path:
+        """32 random bytes that seal the hospital's record of its own decisions."""
+        return self.root / "keys" / "consent.key"
+
+    @property
     def coordinator_key(self) -> Path:
         """The coordinator's public key (43 characters of text), pinned at enrolment."""
         return self.root / "keys" / "coordinator.pub"

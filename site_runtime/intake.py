@@ -22,7 +22,7 @@ from contracts.version import CODE_VERSION
 from site_runtime import connectors
 from site_runtime.cohort import cohort_digest, convert_units, eligible, freeze, split_cohort
 from site_runtime.config import SiteConfig, load_site
-from site_runtime.consent import now
+from site_runtime.decisions import now
 from site_runtime.egress import write_log
 from site_runtime.home import SiteHome
 from site_runtime.masking import open_masks

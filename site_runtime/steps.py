@@ -32,10 +32,11 @@ from site_runtime.folds import check_fold
 from site_runtime.home import SiteHome
 from site_runtime.masking import answered_plan, bind_request, open_masks, unmask_shares
 from site_runtime.outbox import DOCUMENT, LEDGER, TENSORS, exclusively, finished, keep, restore_state
+from site_runtime.plan_order import check_deadline, check_order, check_roster
+from site_runtime.policy import check_policy, sheet_path
 from site_runtime.preflight import check_budget, check_layers, check_promise
 
 UPDATES = ("statistics", "training", "histogram", "local")  # kinds of plan that an update answers
-SHEET = "sheet.json"  # digest and cohort of the newest data sheet that left, in the study's state
 
 
 class SiteRefused(Exception):
@@ -58,13 +59,14 @@ def intake(home: SiteHome, study: str) -> str:
     with _refusing(home, study, "intake", None):
         config = load_site(home)
         protocol = load_approved(home, study)
-        check_consent(home, study, protocol.hash)
+        check_policy(home, config, protocol, "intake")
         check_promise(config, protocol)
         check_layers(protocol)
         check_budget(home, config, protocol)
         sheet = run_intake(home, study, protocol)
         text = send(home, config, sheet)
-        write_json(home.state(study) / SHEET, {"digest": parse_signed(text).digest, "cohort": sheet.cohort})
+        noted = {"digest": parse_signed(text).digest, "cohort": sheet.cohort, "policy": sheet.policy}
+        write_json(sheet_path(home, study), noted)
         return text
 
 
@@ -142,7 +144,7 @@ def _answer(
         if plan.kind not in kinds:
             raise ConsiliumError("E802", f"plan of kind {plan.kind!r}, expected one of {kinds}")
         protocol = load_approved(home, plan.study)
-        check_consent(home, plan.study, plan.protocol_hash)
+        check_policy(home, config, protocol, plan.kind, plan.protocol_hash)
         with exclusively(home, plan_digest):
             if finished(home, plan_digest) is None:
                 check_plan(home, config, protocol, plan)
@@ -151,7 +153,7 @@ def _answer(
                 work(home, config, protocol, plan, plan_digest, exchange)
             restore_state(home, protocol, plan.round, plan_digest, plan.fold)
             folder = home.outbox(plan_digest)
-        check_consent(home, plan.study, plan.protocol_hash)  # it may have been withdrawn meanwhile
+        check_consent(home, config, plan.study, plan.protocol_hash)  # it may have been withdrawn meanwhile
         if document_type is UpdateEnvelope:
             settle(home, config, protocol, plan, plan_digest)
         for name in (TENSORS, LEDGER):
@@ -199,17 +201,16 @@ def check_plan(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan
     """Check that a plan fits the approved protocol, this site and this code.
 
     Raises:
-        ConsiliumError: E301, another protocol; E306, not on the roster; E305, the code is not accepted;
+        ConsiliumError: E301, another protocol or deadline; E306, the roster; E305, the code is not accepted;
             E511, the plan was made for an earlier cohort than the one here; E504, an exchange that the
-            protocol does not plan; E304, an exact update would leave
-            a hospital whose policy forbids it.
+            protocol does not plan; E324, an exchange before the newest that was answered.
     """
     if plan.protocol_hash != protocol.hash or plan.rounds != protocol.rounds:
         raise ConsiliumError("E301", f"plan for protocol {plan.protocol_hash}, approved {protocol.hash}")
     entry = plan.entry(config.site)
     if entry is None or entry.declared_size != config.governance.declared_size:
         raise ConsiliumError("E306", f"site {config.site!r} with its declared size is not on the roster")
-    path = home.state(plan.study) / SHEET
+    path = sheet_path(home, plan.study)
     sheet = read_json(path) if path.exists() else {}
     if sheet.get("digest") != entry.data_sheet:
         raise ConsiliumError("E511", f"the plan names data sheet {entry.data_sheet}, not the newest one here")
@@ -218,10 +219,10 @@ def check_plan(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan
         raise ConsiliumError("E210", "the frozen cohort is not the newest data sheet's: run intake again")
     if CODE_VERSION not in plan.code_versions:
         raise ConsiliumError("E305", f"code {CODE_VERSION}, the plan accepts {plan.code_versions}")
+    check_roster(protocol, plan)
+    check_deadline(protocol, plan)
+    check_order(home, protocol, plan)
     check_schedule(home, config, protocol, plan)
-    if protocol.privacy.mode != "patient" and not config.policy.lets_exact_leave(protocol):
-        why = "has no privacy" if protocol.privacy.mode == "none" else "leaves the noise to the coordinator"
-        raise ConsiliumError("E304", f"policy.exact_updates is false and the study {why}")
 
 
 def check_schedule(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan: RoundPlan) -> None:

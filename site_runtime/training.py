@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from contracts.canonical import sha256
 from contracts.errors import ConsiliumError
@@ -29,6 +28,7 @@ from site_runtime.home import SiteHome
 from site_runtime.local import local_path, train_local
 from site_runtime.masking import MaskState, masked_update, open_masks, roster_keys
 from site_runtime.outbox import DOCUMENT, TENSORS, keep, kept_state, tensor_bytes
+from site_runtime.plan_order import answer_note
 from strategies.interface import SiteUpdate, Tensors, shapes_of
 from strategies.normalisation import site_statistics
 from strategies.registry import strategy_of
@@ -60,8 +60,8 @@ def make_update(
     """Compute the site's answer to a plan and put it into the outbox.
 
     Raises:
-        ConsiliumError: E205, E210, E211, the cohort; E4xx, the privacy it would cost; E804, E805, E509, the
-            exchange; E512, E513, E514, E803, E807, its roster may not be summed under masks.
+        ConsiliumError: E205, E210, E211, the cohort; E325, the model; E4xx, the privacy it would cost; E804,
+            E805, E509, the exchange; E512, E513, E514, E803, E807, its roster may not be summed under masks.
     """
     masks = open_masks(home, config.site, protocol) if is_masked(protocol, plan.kind) else None
     earlier = None if masks else earlier_answer(home, protocol, plan)
@@ -72,6 +72,10 @@ def make_update(
     if frozen < protocol.cohort.minimum_patients:
         raise ConsiliumError("E205", f"{frozen} patients, at least {protocol.cohort.minimum_patients}")
     base = base_model(plan, exchange)
+    if plan.kind != "statistics":
+        from site_runtime.base_model import check_base  # torch
+
+        check_base(protocol, plan, base)
     if masks is not None:
         bind_plan(home, protocol, masks, plan, plan_digest)
     ledger, account = reserve(home, config, protocol, plan, plan_digest)
@@ -141,7 +145,7 @@ def settle(
 
     A task of an earlier attempt that is run again does not take the note back.
     """
-    note = _answered(home, protocol, plan)
+    note = answer_note(home, protocol, plan)
     if not note.exists() or plan.attempt >= int(note.read_text().split()[0]):
         write_atomic(note, f"{plan.attempt} {plan_digest}".encode())
     lineage = config.governance.lineage
@@ -159,7 +163,7 @@ def earlier_answer(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> 
     Only if everything that its bytes depend on is the same: the protocol, the exchange, the base model, the
     noise, and the cohort (by its data sheet).
     """
-    path = _answered(home, protocol, plan)
+    path = answer_note(home, protocol, plan)
     folder = home.outbox(path.read_text().split()[1]) if path.exists() else None
     result = local_path(home, protocol) if plan.kind == "local" else None
     if folder is None or not (folder / DOCUMENT).exists() or not (result or folder / TENSORS).exists():
@@ -183,11 +187,6 @@ def answer_again(home: SiteHome, plan: RoundPlan, plan_digest: str, earlier: Upd
     keep(home, plan_digest, earlier.model_copy(update={"plan": plan_digest}), sent, {})
 
 
-def _answered(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> Path:
-    """Where the attempt and the plan that last answered an exchange of a study are noted."""
-    return home.state(protocol.study) / "answers" / f"{protocol.hash[:16]}-{plan.kind}-{plan.round}"
-
-
 def base_model(plan: RoundPlan, exchange: Exchange) -> Tensors:
     """Fetch the global model that the plan starts from; a statistics plan has none."""
     if plan.base_model is None:
@@ -197,8 +196,9 @@ def base_model(plan: RoundPlan, exchange: Exchange) -> Tensors:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "base.safetensors"
         exchange.get(plan.base_model, path)
-        tensors: Tensors = load_file(path)
-        return tensors
+        from site_runtime.base_model import read_base  # torch
+
+        return read_base(path)
 
 
 def compute(

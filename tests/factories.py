@@ -129,6 +129,28 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> Path:
     return path
 
 
+# A hospital that permits everything a tiny study may ask for.
+POLICY: dict[str, Any] = {
+    "irb": {
+        "protocol": "simulated data, no patients",
+        "approved": "2020-01-01",
+        "expires": "2099-12-31",
+        "scope": "any",
+    },
+    "dua": {
+        "purposes": ["training", "evaluation"],
+        "permitted_outputs": ["updates", "sums", "evaluation", "ledger"],
+        "expires": "2099-12-31",
+    },
+    "dpia": {"reference": "none needed: simulated data", "date": "2020-01-01"},
+    "minimum_cohort": 1,
+    "minimum_cell": 3,
+    "exact_updates": True,
+    "models": "any",
+    "strategies": "any",
+    "aggregation": "any",
+}
+
 SITE: dict[str, Any] = {
     "site": "ash",
     "source": {"connector": "csv", "path": "data.csv", "patient": "patient", "record": "record"},
@@ -139,7 +161,7 @@ SITE: dict[str, Any] = {
         "declared_size": 90,
         "approved_by": "a test",
     },
-    "policy": {"minimum_cell": 3, "exact_updates": True},
+    "policy": POLICY,
 }
 
 

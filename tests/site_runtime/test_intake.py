@@ -260,10 +260,10 @@ def test_nothing_of_a_planted_patient_leaves(tmp_path, fault, capfd):
         rows[5]["lactate"] = NOTE
     source = {**SITE["source"], "times": {"prediction": "birth", "observed": ["birth"]}}
     home = enrolled_site(tmp_path, rows, source=source)
-    from site_runtime.consent import approve
+    from site_runtime.consent import approve_by_scripts
     from site_runtime.steps import SiteRefused, intake
 
-    approve(home, PROTOCOL)
+    approve_by_scripts(home, PROTOCOL)
     try:
         text = intake(home, "tiny")
     except SiteRefused as refused:

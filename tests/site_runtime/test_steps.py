@@ -17,7 +17,7 @@ from contracts.update import UpdateEnvelope
 from privacy.ledger import Ledger
 from site_runtime.cohort import read_frozen
 from site_runtime.config import load_site
-from site_runtime.consent import approve, pause, withdraw
+from site_runtime.consent import approve_by_scripts, pause, withdraw
 from site_runtime.intake import run_intake
 from site_runtime.steps import SiteRefused, intake, train
 from tasks.exchange import DirectoryExchange
@@ -220,7 +220,7 @@ def test_a_model_that_couples_patients_is_refused_before_its_data_are_read(priva
     )
     protocol = zoo(model=fields)["cnn"]
     with pytest.raises(ConsiliumError, match="E404"):
-        approve(home, protocol)
+        approve_by_scripts(home, protocol)
     assert not home.approval(protocol.study).exists()
 
 
@@ -319,7 +319,9 @@ def test_a_study_without_privacy_needs_the_hospitals_leave(tmp_path):
     simulation = tiny_simulation(tmp_path, tiny_study())
     site = simulation.sites["ash"]
     site.config.write_text(site.config.read_text().replace("exact_updates: true", "exact_updates: false"))
-    assert refused(simulation, opened_plan(simulation)).number == "E304"
+    with pytest.raises(ConsiliumError, match="E304"):
+        approve_by_scripts(site, simulation.protocol)
+    assert refused(simulation, opened_plan(simulation)).number == "E323"  # and nothing was approved under it
 
 
 def test_a_refusal_tells_the_coordinator_no_detail(private):

@@ -7,12 +7,13 @@ import json
 import pytest
 
 from consilium.simulation import outcome, run_release, run_rounds
+from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey, parse_signed
 from contracts.update import UpdateEnvelope
 from privacy.calibration import calibrate
 from privacy.ledger import Ledger
 from release.directory import read_manifest
-from site_runtime.consent import load_approved
+from site_runtime.consent import approve_by_scripts, load_approved
 from site_runtime.steps import SiteRefused, train
 from tasks.exchange import DirectoryExchange
 from tasks.replay import replay
@@ -81,5 +82,7 @@ def test_a_hospital_sends_an_exact_update_and_claims_no_noise_of_its_own(simulat
     other.config.write_text(other.config.read_text().replace("exact_updates: true", "exact_updates: false"))
     with pytest.raises(SiteRefused) as refused:
         train(other, plan, exchange)
-    assert parse_signed(refused.value.document).document["number"] == "E304"
+    assert parse_signed(refused.value.document).document["number"] == "E323"  # not what was approved
+    with pytest.raises(ConsiliumError, match="E304"):
+        approve_by_scripts(other, simulation.protocol)
     assert load_approved(other, "tiny").privacy.mode == "site"
