@@ -79,6 +79,11 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E509": ("update-missing", "The update's tensors are not in the exchange."),
     "E510": ("replay-mismatch", "Recomputing a round gave another digest than its record."),
     "E511": ("sheet-refused", "The hospital's data sheet does not fit the study."),
+    "E520": ("too-few-to-compare", "Too few hospitals are there for the study's robust aggregation."),
+    "E521": (
+        "influence-mismatch",
+        "A round's record states another influence of a hospital than its updates.",
+    ),
     "E601": ("gate-failed", "The model did not pass an acceptance gate."),
     "E602": ("gate-not-testable", "An acceptance gate could not be decided on the data there is."),
     "E603": ("parity-failed", "The exported model does not agree with the trained one."),

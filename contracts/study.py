@@ -303,10 +303,10 @@ class StudyProtocol(Contract):
         self._validation_fits()
         if isinstance(self.privacy, HospitalPrivacy):
             self._only_noised_sums()
-            if self.secure is not None:
+            if self.strategy.aggregation.method not in ("norm_bound", "mean"):
                 raise ValueError(
-                    "privacy.mode site clips every update at the coordinator, expected another "
-                    "strategy.aggregation than secure"
+                    f"strategy.aggregation {self.strategy.aggregation.method!r}, expected 'mean' with "
+                    "privacy.mode site, which clips every update and noises the weighted sum"
                 )
         if (self.cadence == "cron") != (self.cron is not None):
             raise ValueError("cadence: cron and cron: '...' go together")
