@@ -10,42 +10,18 @@ from rich.table import Table
 
 from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
 from contracts.schedule import title_of
-from contracts.study import StudyProtocol
 from tasks.account import spent_of
 from tasks.federation import load_federation
-from tasks.folds import invited, quorum, slot_of
-from tasks.head import Head, load_head, load_protocol, registered_studies
+from tasks.folds import invited, slot_of
+from tasks.head import load_head, load_protocol, registered_studies
 from tasks.home import CoordinatorHome
 from tasks.masked_round import masks_line
 from tasks.presence import present_sites
 from tasks.roster import eligible_sites
 from tasks.rounds import seconds_since
+from tasks.standing import next_step, opened_records
 
 app = typer.Typer()
-
-
-def next_step(head: Head, protocol: StudyProtocol, eligible: int) -> str:
-    """Say in one sentence what happens next."""
-    title = title_of(protocol, head.round, head.fold_sites)
-    if head.status == "released":
-        return "nothing: the release is published"
-    if head.status == "rejected":
-        return f"nothing: {head.reason}"
-    if head.candidate is not None:
-        roles = " and ".join(protocol.sign_off.roles)
-        return f"sign-off in Airflow by {roles}: they approve or reject the candidate"
-    if head.status == "finished" and head.reason:
-        return f"waits: {head.reason}"
-    if head.status == "finished":
-        return "the release: evaluation at every hospital, gates, export"
-    if head.reason:
-        return f"waits: {head.reason}"
-    if head.plan is not None:
-        return f"{title} closes when its hospitals answered, at the latest at its deadline"
-    needed = quorum(protocol, slot_of(protocol, head.round))
-    if eligible < needed:
-        return f"{needed - eligible} more hospitals must pass intake and connect"
-    return f"{title} opens"
 
 
 def study_status(home: CoordinatorHome, study: str) -> dict[str, Any]:
@@ -54,7 +30,7 @@ def study_status(home: CoordinatorHome, study: str) -> dict[str, Any]:
     present = present_sites(home)
     eligible, absent = eligible_sites(home, protocol, present)
     asked = invited(slot_of(protocol, head.round), head.fold_sites, set(eligible))
-    records = closed_records(home, protocol, head)
+    records = opened_records(home, protocol, head)
     newest = records[-1] if records else {}
     sites: dict[str, Any] = {}
     for member in load_federation(home).members:
@@ -87,15 +63,6 @@ def study_status(home: CoordinatorHome, study: str) -> dict[str, Any]:
         "updated": head.updated,
         "next": next_step(head, protocol, len(asked)),
     }
-
-
-def closed_records(home: CoordinatorHome, protocol: StudyProtocol, head: Head) -> list[dict[str, Any]]:
-    """The records of all rounds opened so far, oldest first."""
-    from tasks.store import load_record
-
-    folder = home.study(protocol.study) / "records"
-    numbers = range(protocol.first_round, head.round + 1)
-    return [load_record(home, protocol.study, str(n)) for n in numbers if (folder / f"{n}.json").exists()]
 
 
 @app.command()
@@ -138,3 +105,4 @@ def show(found: dict[str, Any]) -> None:
         screen.print(found["masks"], highlight=False)
     since = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds_since(found["updated"])))
     screen.print(f"since {since}; next: {found['next']}", highlight=False)
+    screen.print(f"everything else: consilium study page {found['study']}", highlight=False)

@@ -1,4 +1,4 @@
-"""`consilium study`: check a study file, amend a study, replay a finished one."""
+"""`consilium study`: check a study file, amend a study, show where it stands, replay a finished one."""
 
 from __future__ import annotations
 
@@ -200,3 +200,27 @@ def replay(study: str, json: Json = False) -> None:
         wrong = [r.round for r in replayed if not r.matches]
         if wrong:
             raise ConsiliumError("E510", f"rounds {wrong}")
+
+
+@app.command()
+def page(
+    study: Annotated[str, typer.Argument(help="A study that is registered here.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(callback=file_to_write(".html"), help="File to write. Default: STUDY.html."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write the study's page: who did what in every round, what went wrong, and what to do about it."""
+    with reporting_refusals(json):
+        from tasks.home import CoordinatorHome
+        from tasks.study_page import study_page
+
+        text = study_page(CoordinatorHome(home_folder() / "coordinator"), study)
+        path = out or Path(f"{study}.html")
+        with writing(path):
+            path.write_text(text, encoding="utf-8")
+        if json:
+            print_json({"study": study, "path": str(path.absolute())})
+        else:
+            screen.print(f"{path.absolute()}", soft_wrap=True, highlight=False)

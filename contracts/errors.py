@@ -114,6 +114,11 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E517": ("unmasking-refused", "The request to unmask does not fit the plan that was answered."),
     "E518": ("sum-too-large", "The sum under masks is larger than honest updates can make it."),
     "E519": ("masked-malformed", "The masked update is not of the form that the plan asks for."),
+    "E520": ("too-few-to-compare", "Too few hospitals are there for the study's robust aggregation."),
+    "E521": (
+        "influence-mismatch",
+        "A round's record states another influence of a hospital than its updates.",
+    ),
     "E601": ("gate-failed", "The model did not pass an acceptance gate."),
     "E602": ("gate-not-testable", "An acceptance gate could not be decided on the data there is."),
     "E603": ("parity-failed", "The exported model does not agree with the trained one."),

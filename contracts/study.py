@@ -303,10 +303,10 @@ class StudyProtocol(Contract):
         self._validation_fits()
         if isinstance(self.privacy, HospitalPrivacy):
             self._only_noised_sums()
-            if self.secure is not None:
+            if self.strategy.aggregation.method not in ("norm_bound", "mean"):
                 raise ValueError(
-                    "privacy.mode site clips every update at the coordinator, expected another "
-                    "strategy.aggregation than secure"
+                    f"strategy.aggregation {self.strategy.aggregation.method!r}, expected 'mean' with "
+                    "privacy.mode site, which clips every update and noises the weighted sum"
                 )
         if self.secure is not None and self.validation.leave_one_site_out and self.first_round == 0:
             raise ValueError(

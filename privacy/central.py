@@ -114,12 +114,15 @@ def combine(
 
 
 def update_norm(tensors: Reader, shapes: Mapping[str, tuple[int, ...]]) -> float:
-    """Return the L2 norm over all tensors of an update, in float64."""
+    """Return the L2 norm over all tensors of an update, in float64.
+
+    Summed pairwise by numpy and not by a BLAS, whose result depends on the number of threads: a replay must
+    find the same norm, since updates are scaled by it.
+    """
     square = 0.0
     for name, shape in shapes.items():
         for span in _spans(math.prod(shape)):
-            block = tensors.read(name, span).astype(np.float64)
-            square += float(np.dot(block, block))
+            square += float(np.square(tensors.read(name, span), dtype=np.float64).sum())
     return math.sqrt(square)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from contracts.release import GateResult
@@ -15,8 +14,8 @@ from release.forest import Forest, Row, forest
 from release.markup import Html, joined
 from release.numbers import NEW_SITE, Numbers
 from release.panels import DecisionAxes, calibration_panels, decision_panel, hundred_patients, roc_panels
+from release.templating import TEMPLATES, rendered
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _AT_THRESHOLD = (
     ("sensitivity", "Sensitivity", "percent"),
     ("specificity", "Specificity", "percent"),
@@ -88,18 +87,9 @@ def validation_page(facts: ReleaseFacts) -> str:
     Every number of the report is a `<data>` with the JSON pointer of its place in `validation.json`. Light or
     dark follows the reader's setting.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = Html((_TEMPLATES / "validation.css").read_text(encoding="utf-8"))
-    template = environment.get_template("validation.html")
-    return template.render(facts=facts, protocol=facts.protocol, page=Page(facts), style=style) + "\n"
+    page = Page(facts)
+    styles = [TEMPLATES / "validation.css"]
+    return rendered("validation.html", styles, facts=facts, protocol=facts.protocol, page=page)
 
 
 class Page:

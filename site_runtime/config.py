@@ -15,7 +15,7 @@ from contracts.canonical import digest
 from contracts.errors import ConsiliumError
 from contracts.fields import FeatureName, Finite, SiteName, Text, Unit
 from contracts.signing import first_problem
-from contracts.study import StudyProtocol, find_seed
+from contracts.study import find_seed
 from contracts.yaml_text import load_yaml
 from site_runtime.connectors import Source, parse_source
 from site_runtime.home import SiteHome

@@ -126,7 +126,7 @@ def bind_plan(
             plan or with a vector that is no longer here.
     """
     roster_keys(masks, plan, plan_digest)
-    note = _answered(home, protocol, plan)
+    note = answer_note(home, protocol, plan)
     if note.exists() and note.read_text().split()[1] == plan_digest:
         raise ConsiliumError("E514", f"plan {plan_digest} was answered, and its vector is no longer here")
     masks.bind(plan, plan_digest)

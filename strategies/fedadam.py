@@ -8,11 +8,12 @@ import numpy as np
 
 from contracts.study import StudyProtocol
 from strategies.fedavg import FedAvg
-from strategies.interface import Admitted, Global, Tensors, shapes_of, weighted_mean
+from strategies.interface import Admitted, Global, Tensors, shapes_of
+from strategies.robust import combine
 
 
 class FedAdam(FedAvg):
-    """The site's half of FedAvg; at the coordinator the mean change is Adam's pseudo-gradient.
+    """The site's half of FedAvg; at the coordinator their average is Adam's pseudo-gradient.
 
     The first and second moments are the coordinator's kept state, stored with every round. As in the
     paper there is no bias correction, and `tau` bounds the step of a parameter that hardly moves.
@@ -21,9 +22,9 @@ class FedAdam(FedAvg):
     name = "fedadam"
 
     def coordinator(self, protocol: StudyProtocol, state: Global, updates: Sequence[Admitted]) -> Global:
-        """One Adam step along the weighted mean of the differences."""
+        """One Adam step along the average of the differences that the protocol asks for."""
         settings = protocol.strategy
-        mean = weighted_mean(updates, self.expected(protocol, shapes_of(state.model)))
+        mean = combine(protocol, updates, self.expected(protocol, shapes_of(state.model)))
         model, optimiser = dict(state.model), {}
         for name, change in mean.items():
             first: np.ndarray = state.optimiser.get(f"first.{name}", np.zeros_like(change))

@@ -16,14 +16,15 @@ from strategies.interface import (
     SiteUpdate,
     Tensors,
     shapes_of,
-    weighted_mean,
 )
+from strategies.robust import combine
 
 
 class FedAvg:
     """Sites send the change of the parameters; the coordinator adds `server_learning_rate` x its mean.
 
-    With a server learning rate of 1 this is algorithm 1 of the paper. The weights are the protocol's:
+    With a server learning rate of 1 and aggregation `mean` this is algorithm 1 of the paper; the protocol
+    may ask for another average of the changes (`strategies.robust`). The weights are the protocol's:
     declared sizes or equal, never a count of patients.
     """
 
@@ -38,9 +39,9 @@ class FedAvg:
         return SiteUpdate(sent={name: reached[name] - model[name] for name in reached})
 
     def coordinator(self, protocol: StudyProtocol, state: Global, updates: Sequence[Admitted]) -> Global:
-        """Add the weighted mean of the differences."""
+        """Add the average of the differences that the protocol asks for."""
         model = dict(state.model)
-        for name, change in weighted_mean(updates, self.expected(protocol, shapes_of(model))).items():
+        for name, change in combine(protocol, updates, self.expected(protocol, shapes_of(model))).items():
             change *= np.float32(protocol.strategy.server_learning_rate)
             change += model[name]  # in place: a large model is held twice at most
             model[name] = change

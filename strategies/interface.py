@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -34,11 +34,16 @@ class SiteUpdate:
 
 @dataclass(frozen=True)
 class Admitted:
-    """One admitted update at the coordinator: blocks of its tensors can be read any number of times."""
+    """One admitted update at the coordinator: blocks of its tensors can be read any number of times.
+
+    `bound` is the largest L2 norm that honest training of this hospital can reach, to which its update was
+    held at admission. Where updates are not weighed against each other it says nothing.
+    """
 
     site: str
     weight: float
     tensors: UpdateReader
+    bound: float = 1.0
 
 
 class UpdateReader(Protocol):
@@ -82,21 +87,32 @@ def shapes_of(tensors: Tensors) -> Shapes:
     return {name: array.shape for name, array in tensors.items()}
 
 
-def weighted_mean(updates: Sequence[Admitted], shapes: Shapes) -> Tensors:
+def spans(size: int, block: int = BLOCK) -> Iterator[slice]:
+    """Yield the ranges in which a flattened tensor of so many values is read."""
+    for start in range(0, size, block):
+        yield slice(start, min(start + block, size))
+
+
+def weighted_mean(
+    updates: Sequence[Admitted], shapes: Shapes, scales: Sequence[float] | None = None
+) -> Tensors:
     """Average updates in the given order, summing in float64, and return float32.
 
     It goes through all updates block by block: memory is one model plus one block, however many sites
     there are.
+
+    Args:
+        scales: what each update is multiplied by before it is averaged; its weight stays what it is.
     """
     total_weight = sum(update.weight for update in updates)
+    factors = [u.weight * scale for u, scale in zip(updates, scales or [1.0] * len(updates), strict=True)]
     mean = {}
     for name, shape in shapes.items():
         flat = np.empty(math.prod(shape), dtype=np.float32)
-        for start in range(0, flat.size, BLOCK):
-            span = slice(start, min(start + BLOCK, flat.size))
+        for span in spans(flat.size):
             total = np.zeros(span.stop - span.start, dtype=np.float64)
-            for update in updates:
-                total += np.multiply(update.tensors.read(name, span), update.weight, dtype=np.float64)
+            for update, factor in zip(updates, factors, strict=True):
+                total += np.multiply(update.tensors.read(name, span), factor, dtype=np.float64)
             flat[span] = total / total_weight
         mean[name] = flat.reshape(shape)
     return mean

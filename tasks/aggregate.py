@@ -31,16 +31,37 @@ def expectation(
     home: CoordinatorHome, protocol: StudyProtocol, plan: RoundPlan, declared_size: int
 ) -> Expectation:
     """What a site of this declared size must send for a plan."""
-    model: Shapes = {}
-    if plan.base_model is not None:
-        model = TensorFile(DirectoryExchange(home.exchange).path_of(plan.base_model)).shapes
-    return expected_update(protocol, plan, model, declared_size)
+    return expected_update(protocol, plan, model_shapes(home, plan), declared_size)
 
 
-def admitted_file(exchange: DirectoryExchange, envelope: UpdateEnvelope, weight: float) -> Admitted:
+def model_shapes(home: CoordinatorHome, plan: RoundPlan) -> Shapes:
+    """Names and shapes of the model that a plan starts from; none where it starts from nothing."""
+    if plan.base_model is None:
+        return {}
+    return TensorFile(DirectoryExchange(home.exchange).path_of(plan.base_model)).shapes
+
+
+def admitted_file(
+    exchange: DirectoryExchange, envelope: UpdateEnvelope, weight: float, bound: float = 1.0
+) -> Admitted:
     """Open the tensors of an update that was admitted."""
     assert envelope.tensors is not None, "admission wants tensors of everything but a local model"
-    return Admitted(envelope.site, weight, TensorFile(exchange.path_of(envelope.tensors)))
+    return Admitted(envelope.site, weight, TensorFile(exchange.path_of(envelope.tensors)), bound)
+
+
+def admitted_files(
+    home: CoordinatorHome,
+    protocol: StudyProtocol,
+    plan: RoundPlan,
+    updates: list[UpdateEnvelope],
+    weights: dict[str, float],
+) -> list[Admitted]:
+    """Open the admitted updates of a plan in the order of their sites' names."""
+    exchange, sizes = DirectoryExchange(home.exchange), {e.site: e.declared_size for e in plan.roster}
+    # Admission has asked for the same bound: it is read off the plan, so that a replay finds it again.
+    bounds = {e.site: expectation(home, protocol, plan, sizes[e.site]).max_norm for e in updates}
+    ordered = sorted(updates, key=lambda e: e.site)
+    return [admitted_file(exchange, e, weights[e.site], bounds[e.site]) for e in ordered]
 
 
 def aggregate(
@@ -58,13 +79,12 @@ def aggregate(
     `consilium study replay` can check every round. With hospital-level privacy the strategy sees only the
     noised mean.
     """
-    exchange = DirectoryExchange(home.exchange)
-    ordered = sorted(updates, key=lambda e: e.site)
-    admitted = [admitted_file(exchange, e, weights[e.site]) for e in ordered]
+    admitted = admitted_files(home, protocol, plan, updates, weights)
     if isinstance(protocol.privacy, HospitalPrivacy):
         assert base.model is not None
         before = load_global(home, base.model, base.optimiser)
         roster = {e.site: weight_of(protocol, e.declared_size) for e in plan.roster}
+        ordered = sorted(updates, key=lambda e: e.site)
         return _stored(
             home, private_step(home, protocol, plan, plan_digest, before, admitted, ordered, roster)
         )

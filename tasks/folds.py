@@ -16,6 +16,7 @@ from contracts.schedule import Slot, last_exchange, most_folds, slot_at
 from contracts.study import StudyProtocol
 from strategies.interface import Admitted
 from strategies.normalisation import normalised_start
+from strategies.robust import fewest_updates
 from strategies.secure import is_masked, least_sites
 from tasks.aggregate import Base
 from tasks.exchange import DirectoryExchange
@@ -51,12 +52,22 @@ def invited(slot: Slot, fold_sites: Sequence[str], sites: set[str]) -> set[str]:
     return sites if fold is None else (sites & set(fold_sites)) - {fold}
 
 
-def quorum(protocol: StudyProtocol, slot: Slot) -> int:
-    """How many hospitals an exchange needs: in a fold one fewer than elsewhere, and at least one."""
+def minimum_sites(protocol: StudyProtocol, slot: Slot) -> int:
+    """How many hospitals the protocol asks for: in a fold one fewer than elsewhere, and at least one."""
     if is_masked(protocol, slot.kind):
         return least_sites(protocol, slot.fold is not None)
-    needed = protocol.min_sites if slot.fold is None else max(protocol.min_sites - 1, 1)
-    return needed
+    return protocol.min_sites if slot.fold is None else max(protocol.min_sites - 1, 1)
+
+
+def comparable(protocol: StudyProtocol, slot: Slot) -> int:
+    """How many hospitals robust aggregation needs; in round 0 as well, or what that spends would be lost."""
+    trains = slot.purpose in ("statistics", "training", "fold")
+    return fewest_updates(protocol.strategy.aggregation) if trains else 1
+
+
+def quorum(protocol: StudyProtocol, slot: Slot) -> int:
+    """How many hospitals an exchange needs."""
+    return max(minimum_sites(protocol, slot), comparable(protocol, slot))
 
 
 def base_of(home: CoordinatorHome, protocol: StudyProtocol, head: Head, slot: Slot) -> Base:

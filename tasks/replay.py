@@ -23,6 +23,7 @@ from tasks.federation import load_federation
 from tasks.folds import fold_start, left_out, slot_of
 from tasks.head import load_head, load_protocol
 from tasks.home import CoordinatorHome
+from tasks.influence import check_influence, influence_of
 from tasks.masked_round import opened
 from tasks.secure import open_sum
 from tasks.store import load_answer, load_plan, load_record
@@ -55,7 +56,8 @@ def replay(home: CoordinatorHome, study: str) -> Iterator[Replayed]:
 
     Raises:
         ConsiliumError: E803, E5xx: a stored document or update no longer passes; E510, a round started from
-            another model, or the head names another as the model of a fold.
+            another model, or the head names another as the model of a fold; E521, a record states another
+            influence of a hospital.
     """
     protocol, head = load_protocol(home, study), load_head(home, study)
     last = head.round if head.status in ("finished", "released", "rejected") else head.round - 1
@@ -95,6 +97,8 @@ def replay(home: CoordinatorHome, study: str) -> Iterator[Replayed]:
             continue
         weights = {line["site"]: float(line["weight"]) for line in record["updates"]}
         base = aggregate(home, protocol, plan, record["plan"], base, updates, weights)
+        computed = influence_of(home, protocol, plan, updates, weights)
+        check_influence(number, record.get("influence"), computed)
         assert base.model is not None
         if fold is not None and slot.round == protocol.rounds and head.folds.get(fold) != record["model"]:
             raise ConsiliumError("E510", f"the head names {head.folds.get(fold)} as the model without {fold}")

@@ -30,9 +30,10 @@ from tasks.aggregate import Base, aggregate, expectation
 from tasks.answers import Answers, gather
 from tasks.events import record_event
 from tasks.exchange import DirectoryExchange
-from tasks.folds import base_of, invited, left_out, made_of, quorum, slot_of
+from tasks.folds import base_of, invited, left_out, made_of, minimum_sites, quorum, slot_of
 from tasks.head import Head, advance, load_head, load_protocol, now
 from tasks.home import CoordinatorHome
+from tasks.influence import influence_of
 from tasks.mask_keys import with_mask_keys
 from tasks.masked_round import NEEDED, close_masked, update_line
 from tasks.roster import eligible_sites, make_plan, note_ledger_heads
@@ -67,9 +68,9 @@ def open_round(home: CoordinatorHome, study: str, run_id: str, present: set[str]
     it is planned anew. Under masks there is one plan for an exchange (`tasks.masked_round`).
 
     Raises:
-        ConsiliumError: E506, fewer than `min_sites` hospitals (in a fold one fewer) are there to train; E607,
-            more than leave-one-site-out was planned for; E401, E402, E407, E423, E425, hospital-level privacy
-            could not be kept.
+        ConsiliumError: E506, fewer than `min_sites` hospitals (in a fold one fewer) are there to train; E520,
+            fewer than robust aggregation can compare; E607, more than leave-one-site-out was planned for;
+            E401, E402, E407, E423, E425, hospital-level privacy could not be kept.
     """
     head = load_head(home, study)
     if head.status not in ("registered", "running"):
@@ -130,13 +131,18 @@ def check_number(protocol: StudyProtocol, slot: Slot, eligible: list[str], absen
     """Check that enough hospitals are there for an exchange, and no more than the study was planned for.
 
     Raises:
-        ConsiliumError: E506; E607, up to the last round of training, which decides who is left out.
+        ConsiliumError: E506; E520, the aggregation needs more; E607, up to the last round of training, which
+            decides who is left out.
     """
     most = most_folds(protocol)
     if most and slot.number <= protocol.rounds and len(eligible) > most:
         raise ConsiliumError("E607", f"{len(eligible)} hospitals, at most {most}: {', '.join(eligible)}")
-    if len(eligible) < quorum(protocol, slot):
-        raise ConsiliumError("E506", waiting(protocol, slot.number, eligible, absent, quorum(protocol, slot)))
+    needed = quorum(protocol, slot)
+    if len(eligible) < minimum_sites(protocol, slot):
+        raise ConsiliumError("E506", waiting(protocol, slot.number, eligible, absent, needed))
+    if len(eligible) < needed:
+        method = f"strategy.aggregation {protocol.strategy.aggregation.method}"
+        raise ConsiliumError("E520", f"{method}: {waiting(protocol, slot.number, eligible, absent, needed)}")
 
 
 def refused_before(home: CoordinatorHome, head: Head) -> set[str]:
@@ -265,6 +271,8 @@ def _close(home: CoordinatorHome, study: str, run_id: str, results: dict[str, st
         record |= decide_threshold(home, protocol, updates, plan.noise_multiplier).record(protocol)
     elif plan.kind != "local":
         result = aggregate(home, protocol, plan, head.plan, base, updates, weights)
+        influence = influence_of(home, protocol, plan, updates, weights)
+        record |= {} if influence is None else {"influence": influence}
     record.pop("reason", None)  # of an attempt that missed the quorum
     record |= {
         "status": "closed",

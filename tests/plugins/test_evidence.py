@@ -9,8 +9,10 @@ from airflow.api_fastapi.core_api.security import get_user
 from fastapi.testclient import TestClient
 
 from plugins.evidence import evidence_app
+from tasks.head import register_study
 from tasks.home import CoordinatorHome
 from tasks.stopped import clear_stopped, release_folder
+from tests.factories import tiny_study
 
 
 @pytest.fixture
@@ -45,3 +47,12 @@ def test_a_stopped_study_shows_what_stopped_it_and_not_an_earlier_candidate(
     assert (
         answer.text == "the candidate" and "default-src 'none'" in answer.headers["content-security-policy"]
     )
+
+
+def test_the_studys_page_is_made_as_of_now(home: CoordinatorHome, client: TestClient) -> None:
+    assert client.get("/tiny/study.html").status_code == 404
+    register_study(home, tiny_study())
+    answer = client.get("/tiny/study.html")
+    assert answer.status_code == 200 and "No round was opened yet" in answer.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["cache-control"] == "no-store"
