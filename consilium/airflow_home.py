@@ -10,6 +10,7 @@ import os
 import secrets
 from pathlib import Path
 
+from consilium.database import database_settings, sqlite_settings
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
 from durable.files import write_atomic
@@ -84,7 +85,7 @@ def _common(airflow: Path, url: str) -> Settings:
         },
         "usage_data_collection": {"enabled": False},
         "scheduler": {"catchup_by_default": False},
-        "database": {"sql_alchemy_conn": f"sqlite:///{airflow / 'airflow.db'}"},
+        "database": sqlite_settings(airflow),
     }
 
 
@@ -97,6 +98,7 @@ def coordinator_settings(home: CoordinatorHome, port: int, deadline_seconds: int
     """
     url = base_url(port)
     settings = _common(home.airflow, url)
+    settings["database"] = database_settings(home)
     settings["core"] |= {
         # Tasks at once, of each executor; it is also the number of LocalExecutor's processes (the default
         # of 32 costs 1.2 GB). A site's task holds its slot for a moment after its end.

@@ -19,6 +19,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E110": ("extra-missing", "This command needs a part of Consilium that is not installed here."),
     "E111": ("amendment-refused", "The study may not amend the one that it names."),
     "E112": ("settings-invalid", "The coordinator's settings file does not describe valid settings."),
+    "E118": ("database-unusable", "The metadata database cannot be used."),
     "E201": ("source-unreadable", "The site's data source could not be read."),
     "E202": ("column-missing", "The source lacks a column that the study needs."),
     "E203": ("value-not-numeric", "A column that must hold numbers holds something else."),
