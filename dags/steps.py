@@ -44,10 +44,14 @@ def doorbell(owner: str) -> AssetAlias:
 
 
 def default_args(owner: str) -> dict[str, Any]:
-    """Arguments of the coordinator's tasks: a moved head or a lost file lock is tried once more."""
+    """Arguments of the coordinator's tasks, which act on the head and may be repeated at will.
+
+    What is tried again is a moved head, and what died with a killed scheduler or database: each of these
+    takes one attempt. A numbered refusal is final (`at_coordinator`).
+    """
     return {
         "owner": owner,
-        "retries": 1,
+        "retries": 5,
         "retry_delay": timedelta(seconds=2),
         "execution_timeout": COORDINATOR_TIMEOUT,
     }

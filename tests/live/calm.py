@@ -8,23 +8,28 @@ same hospitals, must give the same bytes.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from consilium.up import Platform
+from contracts.canonical import sha256
 from contracts.signing import SigningKey, parse_signed
-from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
+from durable.files import write_atomic
 from privacy.ledger import Ledger
+from site_runtime.cohort import load_cohort
 from site_runtime.config import load_site
+from site_runtime.consent import load_approved
 from site_runtime.home import SiteHome
-from site_runtime.steps import train
+from site_runtime.outbox import tensor_bytes
+from site_runtime.training import base_model, compute
 from tasks.aggregate import Base, aggregate
 from tasks.exchange import DirectoryExchange
 from tasks.head import load_protocol
 from tasks.home import CoordinatorHome
-from tasks.store import load_answer, load_plan, load_record, plan_text
+from tasks.store import load_answer, load_plan, load_record
 
 _NOT_COPIED = shutil.ignore_patterns("airflow", "tmp", "log", "exchange", "presence", "outbox")
 
@@ -57,32 +62,53 @@ def rounds(platform: Platform, study: str) -> Iterator[dict[str, Any]]:
 
 
 def differences(platform: Platform, study: str, calm: Path) -> list[str]:
-    """Put every plan again to the copies in `calm`; name each update and model with another digest."""
+    """Compute every admitted update and every model again in `calm`; name each that has another digest."""
     coordinator = CoordinatorHome(calm / "coordinator")
     exchange = DirectoryExchange(coordinator.exchange)
-    protocol: StudyProtocol = load_protocol(platform.coordinator, study)
     ledgers = {site: site_ledger(platform.site(site)) for site in platform.sites}
+    protocol = load_protocol(platform.coordinator, study)
     base, found = Base(None, None), []
     for record in rounds(platform, study):
-        answers: dict[str, UpdateEnvelope] = {}
-        for digest in plans_of(record):
-            plan = load_plan(platform.coordinator, study, digest)
-            text = plan_text(platform.coordinator, study, digest)
-            # Only who was reached by the plan in the chaos: another plan is another noise.
-            reached = {e.site for e in plan.roster if ledgers[e.site].reserved(digest)}
-            reached |= set(record["admitted"]) if digest == record["plan"] else set()
-            for site in sorted(reached):
-                sent = parse_signed(train(SiteHome(calm / "sites" / site), text, exchange))
-                answers[site] = UpdateEnvelope.model_validate(sent.document)
-        plan = load_plan(platform.coordinator, study, record["plan"])
+        updates = []
         for line in record["updates"]:
-            stored = parse_signed(load_answer(platform.coordinator, study, record["plan"], line["site"]))
-            if stored.document["tensors"] != answers[line["site"]].tensors:
-                found.append(f"update of {line['site']} in round {record['round']}")
+            site = line["site"]
+            # A round that was planned anew is answered with what its first plan drew.
+            drawn = next(plan for plan in plans_of(record) if ledgers[site].reserved(plan))
+            tensors = computed(SiteHome(calm / "sites" / site), platform.coordinator, study, drawn, exchange)
+            answer = parse_signed(load_answer(platform.coordinator, study, record["plan"], site))
+            envelope = UpdateEnvelope.model_validate(answer.document)
+            if envelope.tensors != sha256(tensors):
+                found.append(f"update of {site} in round {record['round']}")
+            put(exchange, tensors)
+            updates.append(envelope.model_copy(update={"tensors": sha256(tensors)}))
+        plan = load_plan(platform.coordinator, study, record["plan"])
         weights = {line["site"]: float(line["weight"]) for line in record["updates"]}
-        updates = [answers[site] for site in weights]
         base = aggregate(coordinator, protocol, plan, record["plan"], base, updates, weights)
         if base.model != record["model"]:
             found.append(f"model of round {record['round']}")
             return found  # every later one starts from it
     return found
+
+
+def computed(
+    home: SiteHome, coordinator: CoordinatorHome, study: str, digest: str, exchange: DirectoryExchange
+) -> bytes:
+    """What an undisturbed hospital computes for a plan; its ledger is not asked, which holds other times."""
+    config, protocol = load_site(home), load_approved(home, study)
+    plan = load_plan(coordinator, study, digest)
+    cohort = load_cohort(home, config, protocol, "training")
+    start = base_model(plan, exchange)
+    update = compute(home, config, protocol, plan, digest, cohort, start)
+    if update.kept:
+        kept = home.state(study) / "kept" / protocol.hash[:16] / f"round-{plan.round}.safetensors"
+        write_atomic(kept, tensor_bytes(update.kept))
+    return tensor_bytes(update.sent)
+
+
+def put(exchange: DirectoryExchange, tensors: bytes) -> None:
+    """Store an update's bytes in the calm exchange."""
+    exchange.root.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=exchange.root) as file:
+        file.write(tensors)
+        file.flush()
+        exchange.put(Path(file.name))

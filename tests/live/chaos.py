@@ -100,7 +100,7 @@ class Chaos:
             return bool(found) or self._finished()
 
         if not wait_until(training, CHILD_SECONDS) or not found:
-            return "no child: nobody trained"
+            return self._kill_site(self._random.choice(self.platform.sites))
         child = self._random.choice(found)
         with contextlib.suppress(psutil.Error):
             child.kill()
