@@ -65,3 +65,17 @@ def check_database(home: CoordinatorHome) -> None:
         psycopg.connect(f"postgresql://{url}", connect_timeout=CONNECT_SECONDS).close()
     except psycopg.Error as error:
         raise ConsiliumError("E118", f"postgresql://{url.rpartition('@')[2]}: {error}") from error
+
+
+def is_empty(home: CoordinatorHome) -> bool:
+    """Say whether the configured PostgreSQL holds no table yet.
+
+    Raises:
+        ConsiliumError: E118, it does not answer.
+    """
+    check_database(home)
+    import psycopg
+
+    question = "select count(*) from pg_tables where schemaname not in ('pg_catalog', 'information_schema')"
+    with psycopg.connect(f"postgresql://{postgres_url(home)}", connect_timeout=CONNECT_SECONDS) as connection:
+        return connection.execute(question).fetchone() == (0,)
