@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 from contracts.errors import ConsiliumError
 from contracts.schedule import longest_deadline
 from contracts.study import StudyProtocol
+from durable.files import is_full
 
 if TYPE_CHECKING:
     from site_runtime.home import SiteHome
@@ -172,3 +173,7 @@ def at_coordinator(step: Callable[[CoordinatorHome, str], Any]) -> Any:
         for line in (f"{error.number} {error.name}", error.sentence, *error.detail.split("; ")):
             logging.getLogger(__name__).error(line)
         raise AirflowFailException(str(error)) from None
+    except OSError as error:
+        if is_full(error):  # tried again: it goes on as soon as there is room
+            logging.getLogger(__name__).error(str(ConsiliumError("E122", str(error))))
+        raise

@@ -30,7 +30,7 @@ from site_runtime.exchange import Exchange
 from site_runtime.folds import check_fold
 from site_runtime.home import SiteHome
 from site_runtime.outbox import DOCUMENT, LEDGER, TENSORS, exclusively, finished, restore_state
-from site_runtime.preflight import check_budget, check_layers, check_promise
+from site_runtime.preflight import check_budget, check_layers, check_promise, check_space
 
 UPDATES = ("statistics", "training", "histogram", "local")  # kinds of plan that an update answers
 SHEET = "sheet.json"  # digest and cohort of the newest data sheet that left, in the study's state
@@ -55,6 +55,7 @@ def intake(home: SiteHome, study: str) -> str:
 
     with _refusing(home, study, "intake", None):
         config = load_site(home)
+        check_space(home)
         protocol = load_approved(home, study)
         check_consent(home, study, protocol.hash)
         check_promise(config, protocol)
@@ -117,6 +118,7 @@ def _answer(
         check_consent(home, plan.study, plan.protocol_hash)
         with exclusively(home, plan_digest):
             if finished(home, plan_digest) is None:
+                check_space(home)
                 check_plan(home, config, protocol, plan)
                 check_promise(config, protocol)
                 check_layers(protocol)

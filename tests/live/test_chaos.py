@@ -98,7 +98,7 @@ def data() -> None:
 
 @pytest.mark.live
 def test_eight_rounds_survive_four_kills(tmp_path: Path, data: None) -> None:
-    survive(tmp_path, rounds_planned=8, kills=4, seconds=480, seed=schedule_seed(1))
+    survive(tmp_path, rounds_planned=8, kills=4, seconds=600, seed=schedule_seed(1))
 
 
 @pytest.mark.soak
