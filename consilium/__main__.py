@@ -32,7 +32,7 @@ NOUNS: dict[str, tuple[str, str, str]] = {
     "federation": (
         "consilium.federation",
         "app",
-        "The coordinator's members: approve, list, revoke.",
+        "The coordinator's members: init, approve, list, revoke, rotate; backup and restore.",
     ),
     "data": ("consilium.data", "app", "Fetch public data sets."),
     "privacy": ("consilium.privacy", "app", "Plan a study's privacy; epsilon of any composition."),
@@ -81,7 +81,7 @@ EXTRAS = {
     **dict.fromkeys(("torch", "pandas", "pyarrow", "safetensors", "opacus", "httpx", "jwt", "dvc"), "site"),
     **dict.fromkeys(("airflow", "great_expectations", "onnx", "psutil", "pytorch_lightning"), "site"),
     **dict.fromkeys(("matplotlib",), "site"),
-    **dict.fromkeys(("jinja2", "gto"), "coordinator"),
+    **dict.fromkeys(("jinja2", "gto", "psycopg"), "coordinator"),
 }
 
 

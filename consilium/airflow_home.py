@@ -10,6 +10,7 @@ import os
 import secrets
 from pathlib import Path
 
+from consilium.database import database_settings, sqlite_settings
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
 from durable.files import write_atomic
@@ -22,6 +23,8 @@ CLINICIAN = "clinician"  # signs off a release where a protocol names no other r
 LOCAL_QUEUE = "coordinator-local"  # no site can have this name: a site's has no hyphen
 HEARTBEAT_SECONDS = 5
 LOST_SECONDS = 30  # a running task whose supervisor was silent for so long is lost
+OUTAGE_SECONDS = 3600  # a coordinator may be away for so long before anybody gives up
+RETRY_SECONDS = 5.0  # longest pause between two attempts to reach it; the shortest is one second
 _NOTICED_SECONDS = 15  # until the scheduler has seen and settled a lost task
 
 Settings = dict[str, dict[str, object]]
@@ -81,10 +84,14 @@ def _common(airflow: Path, url: str) -> Settings:
             # then; failed heartbeats are counted, so that more of them make up the same half minute.
             "min_heartbeat_interval": 1,
             "max_failed_heartbeats": 30,
+            # Airflow's own pauses grow to 90 s, and it gives up after five attempts: a training that outlived
+            # a restart of the API server would be thrown away, and a worker would be late when it is back.
+            "execution_api_retries": OUTAGE_SECONDS,
+            "execution_api_retry_wait_max": RETRY_SECONDS,
         },
         "usage_data_collection": {"enabled": False},
         "scheduler": {"catchup_by_default": False},
-        "database": {"sql_alchemy_conn": f"sqlite:///{airflow / 'airflow.db'}"},
+        "database": sqlite_settings(airflow),
     }
 
 
@@ -97,6 +104,7 @@ def coordinator_settings(home: CoordinatorHome, port: int, deadline_seconds: int
     """
     url = base_url(port)
     settings = _common(home.airflow, url)
+    settings["database"] = database_settings(home)
     settings["core"] |= {
         # Tasks at once, of each executor; it is also the number of LocalExecutor's processes (the default
         # of 32 costs 1.2 GB). A site's task holds its slot for a moment after its end.
@@ -228,6 +236,9 @@ def site_environment(home: SiteHome, site: str, url: str) -> dict[str, str]:
         "LOGNAME": site,  # the user name that Airflow reports with a task
         "USER": site,
         "OMP_NUM_THREADS": threads,
+        # Of the edge client, which reads them from the environment alone (edge3 5.1.0).
+        "AIRFLOW__EDGE__API_RETRIES": str(OUTAGE_SECONDS),
+        "AIRFLOW__EDGE__API_RETRY_WAIT_MAX": str(RETRY_SECONDS),
         "OPENBLAS_NUM_THREADS": "1",
     }
 

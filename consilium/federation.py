@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from consilium.federation_backup import backup_command, restore_command
 from consilium.output import Json, file_to_write, home_folder, plain, print_json, reporting_refusals, screen
 from contracts.errors import ConsiliumError
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-# Verbs of this noun that live in files of their own are registered here:
-#   app.command("init")(init)
+app.command("backup")(backup_command)
+app.command("restore")(restore_command)
 
 Name = Annotated[str, typer.Argument(metavar="SITE", help="Name of the hospital.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False)]

@@ -22,12 +22,14 @@ from consilium.airflow_home import (
     write_coordinator,
     write_site,
 )
+from consilium.database import check_database
 from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
 from consilium.processes import Part, end, only_one, parts_of, require_alive, require_free, wait_ready
 from contracts.errors import ConsiliumError
 from contracts.study import StudyProtocol, load_study
 from site_runtime.home import SiteHome
 from tasks.home import CoordinatorHome
+from tasks.settings import load_settings
 
 if TYPE_CHECKING:
     from consilium.rest import Airflow
@@ -103,6 +105,29 @@ class Platform:
         """Kill a hospital's worker with everything it runs, as a power failure would."""
         end([self.part(f"site-{site}")], force=True)
 
+    def start_component(self, name: str) -> None:
+        """Start one of the coordinator's `COMPONENTS`.
+
+        Raises:
+            ConsiliumError: E104, it runs.
+        """
+        command = [sys.executable, "-m", "airflow", name, *_SKIP_LOG_SERVER.get(name, [])]
+        self.part(name).start(command, coordinator_environment(self.coordinator), self.coordinator.root)
+
+    def revive(self) -> list[str]:
+        """Start again every part that ended by itself or was killed, and return their names.
+
+        What such a part left running is ended first, as a service manager does with a control group.
+        """
+        ended = [name for name in COMPONENTS if not self.part(name).alive()]
+        gone = [site for site in self.sites if not self.part(f"site-{site}").alive()]
+        end([self.part(name) for name in (*ended, *(f"site-{site}" for site in gone))], force=True)
+        for name in ended:
+            self.start_component(name)
+        for site in gone:
+            self.start_site(site)
+        return [*ended, *(f"site-{site}" for site in gone)]
+
 
 def run_folder(home: Path) -> Path:
     """Records and logs of the processes of a home."""
@@ -125,7 +150,8 @@ def up(
 
     Raises:
         ConsiliumError: E104 it is up; E106 the port is in use; E107 no hospital in the folder; E109 a part
-            did not start; E103, E101 and E304 from the files themselves. Nothing runs then.
+            did not start; E118 the database does not answer; E103, E101, E112 and E304 from the files
+            themselves. Nothing runs then.
     """
     home = home.resolve()
     run = run_folder(home)
@@ -179,16 +205,13 @@ def prepare(home: Path, federation: Path, studies: list[StudyProtocol], port: in
 def _start(platform: Platform, studies: list[StudyProtocol], say: Say) -> None:
     """Start the parts, the slowest first, and wait until they work together."""
     coordinator = platform.coordinator
-    environment = coordinator_environment(coordinator)
     platform.start_sites()  # which warm up while the database is made
     say("preparing Airflow's database")
-    migrate(coordinator, environment)
+    migrate(coordinator, coordinator_environment(coordinator))
     say("starting Airflow")
-    components = [platform.part(name) for name in COMPONENTS]
-    together = [platform.part("hospitals"), *components]
-    for part in components:
-        command = [sys.executable, "-m", "airflow", part.name, *_SKIP_LOG_SERVER.get(part.name, [])]
-        part.start(command, environment, coordinator.root)
+    together = [platform.part("hospitals"), *(platform.part(name) for name in COMPONENTS)]
+    for name in COMPONENTS:
+        platform.start_component(name)
     wait_ready(together, lambda: _components_work(platform), START_SECONDS, "Airflow")
     say("reading the DAGs")
     wanted = {f"{s.study}.{kind}" for s in studies for kind in ("intake", "round", "release")}
@@ -201,14 +224,17 @@ def migrate(coordinator: CoordinatorHome, environment: dict[str, str]) -> None:
     """Make or update Airflow's database.
 
     Raises:
-        ConsiliumError: E109.
+        ConsiliumError: E109; E118, the database does not answer.
     """
+    check_database(coordinator)
     command = [sys.executable, "-m", "airflow", "db", "migrate"]
     done = subprocess.run(
         command, env=environment, cwd=coordinator.root, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise ConsiliumError("E109", f"airflow db migrate:\n{(done.stdout + done.stderr)[-2000:]}")
+    if load_settings(coordinator).database is not None:
+        return
     # Readers and the writer do not wait for each other then; the setting stays in the file.
     with contextlib.closing(sqlite3.connect(coordinator.airflow / "airflow.db")) as database:
         database.execute("PRAGMA journal_mode=WAL")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, get_current_context, task
 
 from dags.steps import at_coordinator, default_args, doorbell, finished_asset, ring, round_asset
 from dags.view import current_view
@@ -23,7 +23,12 @@ if current_view().coordinator:
             """Ring the doorbell of every idle study; the events say nothing but that somebody rang."""
             from tasks.watchdog import idle_studies
 
-            idle = at_coordinator(lambda home, run: idle_studies(home))
+            instance = get_current_context()["ti"]
+
+            def active(study: str) -> bool:
+                return instance.get_dr_count(dag_id=f"{study}.round", states=["queued", "running"]) > 0
+
+            idle = at_coordinator(lambda home, run: idle_studies(home, active))
             bells = {"round": round_asset, "finished": finished_asset}
             ring("watchdog", [bells[bell](study) for study, bell in idle.items()])
             return sorted(idle)

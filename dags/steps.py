@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 from contracts.errors import ConsiliumError
 from contracts.schedule import longest_deadline
 from contracts.study import StudyProtocol
+from durable.files import is_full
 
 if TYPE_CHECKING:
     from site_runtime.home import SiteHome
@@ -44,10 +45,14 @@ def doorbell(owner: str) -> AssetAlias:
 
 
 def default_args(owner: str) -> dict[str, Any]:
-    """Arguments of the coordinator's tasks: a moved head or a lost file lock is tried once more."""
+    """Arguments of the coordinator's tasks, which act on the head and may be repeated at will.
+
+    What is tried again is a moved head, and what died with a killed scheduler or database: each of these
+    takes one attempt. A numbered refusal is final (`at_coordinator`).
+    """
     return {
         "owner": owner,
-        "retries": 1,
+        "retries": 5,
         "retry_delay": timedelta(seconds=2),
         "execution_timeout": COORDINATOR_TIMEOUT,
     }
@@ -174,3 +179,7 @@ def at_coordinator(step: Callable[[CoordinatorHome, str], Any]) -> Any:
         for line in (f"{error.number} {error.name}", error.sentence, *error.detail.split("; ")):
             logging.getLogger(__name__).error(line)
         raise AirflowFailException(str(error)) from None
+    except OSError as error:
+        if is_full(error):  # tried again: it goes on as soon as there is room
+            logging.getLogger(__name__).error(str(ConsiliumError("E122", str(error))))
+        raise

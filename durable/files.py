@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from contracts.canonical import canonical_json
+
+_BLOCK = 1 << 16  # bytes
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -61,10 +64,47 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line, on disk when this returns; lines of several processes do not mix."""
+    """Append one line, on disk when this returns; lines of several processes do not mix.
+
+    A line that a killed writer or a full disk left without its end was never acknowledged: it is cut off.
+    """
     with locked(path.with_name(f".{path.name}.lock")):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(descriptor, "ab") as file:
-            file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            whole = _whole(descriptor)
+            os.ftruncate(descriptor, whole)
+            try:
+                left = memoryview(line.encode() + b"\n")
+                while left:
+                    left = left[os.write(descriptor, left) :]
+                os.fsync(descriptor)
+            except BaseException:
+                os.ftruncate(descriptor, whole)
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines written by `append_line`, without one that was never acknowledged; none of a missing file."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full or a quota is used up."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _whole(descriptor: int) -> int:
+    """Number of bytes up to and with the last newline."""
+    end = os.fstat(descriptor).st_size
+    while end:
+        start = max(0, end - _BLOCK)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0

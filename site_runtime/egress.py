@@ -20,7 +20,7 @@ from contracts.refusal import Refusal
 from contracts.sealing import seal
 from contracts.signing import MAX_DOCUMENT_BYTES, SigningKey, first_problem, to_text
 from contracts.update import UpdateEnvelope
-from durable.files import append_line
+from durable.files import append_line, is_full, read_lines
 from site_runtime.cells import check_cells
 from site_runtime.config import SiteConfig
 from site_runtime.decisions import now
@@ -150,10 +150,17 @@ def refuse(
     Raises:
         ConsiliumError: E801, the signing key cannot be read.
     """
-    numbered = error if isinstance(error, ConsiliumError) else ConsiliumError("E899")
+    numbered = as_refusal(error)
     write_log(home, f"{stage} {study}: {numbered}", error)
     refusal = Refusal.of(numbered, study=study, site=site, stage=stage, plan=plan, next_mask=next_mask)
     return _sign_and_log(home, site, refusal)
+
+
+def as_refusal(error: Exception) -> ConsiliumError:
+    """The numbered refusal for an error: a full disk has its own, any other without a number is E899."""
+    if isinstance(error, ConsiliumError):
+        return error
+    return ConsiliumError("E122" if is_full(error) else "E899")
 
 
 def write_log(home: SiteHome, message: str, error: Exception | None = None) -> None:
@@ -167,6 +174,4 @@ def write_log(home: SiteHome, message: str, error: Exception | None = None) -> N
 
 def egress_records(home: SiteHome) -> list[dict[str, Any]]:
     """Everything that left, oldest first."""
-    if not home.egress_log.exists():
-        return []
-    return [json.loads(line) for line in home.egress_log.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in read_lines(home.egress_log)]

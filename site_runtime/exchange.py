@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 AUDIENCE = "consilium-exchange"
 TOKEN_SECONDS = 60  # lifetime of the token of one request
-ATTEMPTS = 6
-FIRST_WAIT_SECONDS = 0.5  # doubled at every attempt: about 16 s in all
+FIRST_WAIT_SECONDS = 0.5  # doubled at every attempt
+LONGEST_WAIT_SECONDS = 5.0
+ATTEMPTS = 720  # an hour in all: a finished update outlives the coordinator's outage; its deadline ends it
 _BLOCK = 1 << 20  # bytes
 _EMPTY = hashlib.sha256(b"").hexdigest()
 
@@ -150,7 +151,7 @@ class HttpExchange:
                 if attempt == ATTEMPTS:
                     raise ConsiliumError("E805", f"{self.base_url}: {error!r}") from error
                 time.sleep(wait)
-                wait *= 2
+                wait = min(2 * wait, LONGEST_WAIT_SECONDS)
 
 
 class _Step(Protocol):

@@ -8,6 +8,7 @@ the ledger when a study is approved.
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 
@@ -21,6 +22,8 @@ from privacy.promise import check_mechanism
 from site_runtime.config import SiteConfig
 from site_runtime.home import SiteHome
 from strategies.registry import strategy_of
+
+SPARE_BYTES = 64 << 20  # of the disk that holds a site's home: more than an update of this project's models
 
 
 def check_promise(
@@ -45,6 +48,17 @@ def check_promise(
             "field 'source.patient': not set, expected the column that names the patient, or "
             "one_row_per_patient: true where the source holds one row of each",
         )
+
+
+def check_space(home: SiteHome) -> None:
+    """Refuse while there is still room to say so: ledger, outbox and the record of what left come first.
+
+    Raises:
+        ConsiliumError: E122.
+    """
+    free = shutil.disk_usage(home.root).free
+    if free < SPARE_BYTES:
+        raise ConsiliumError("E122", f"{home.root}: {free >> 20} MB free, expected {SPARE_BYTES >> 20} MB")
 
 
 def check_budget(home: SiteHome, config: SiteConfig, protocol: StudyProtocol) -> None:

@@ -34,7 +34,7 @@ from site_runtime.masking import answered_plan, bind_request, open_masks, unmask
 from site_runtime.outbox import DOCUMENT, LEDGER, TENSORS, exclusively, finished, keep, restore_state
 from site_runtime.plan_order import check_deadline, check_order, check_roster
 from site_runtime.policy import check_policy, sheet_path
-from site_runtime.preflight import check_budget, check_layers, check_promise
+from site_runtime.preflight import check_budget, check_layers, check_promise, check_space
 
 UPDATES = ("statistics", "training", "histogram", "local")  # kinds of plan that an update answers
 
@@ -58,6 +58,7 @@ def intake(home: SiteHome, study: str) -> str:
 
     with _refusing(home, study, "intake", None):
         config = load_site(home)
+        check_space(home)
         protocol = load_approved(home, study)
         check_policy(home, config, protocol, "intake")
         check_promise(config, protocol)
@@ -147,6 +148,7 @@ def _answer(
         check_policy(home, config, protocol, plan.kind, plan.protocol_hash)
         with exclusively(home, plan_digest):
             if finished(home, plan_digest) is None:
+                check_space(home)
                 check_plan(home, config, protocol, plan)
                 check_promise(config, protocol)
                 check_layers(protocol)

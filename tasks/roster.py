@@ -20,6 +20,7 @@ from tasks.head import Head, now
 from tasks.home import CoordinatorHome
 from tasks.intake import admitted_sheets
 from tasks.sealed import seal_key
+from tasks.settings import load_settings
 from tasks.store import load_sheet
 
 Kind = Literal["statistics", "training", "histogram", "local", "evaluation", "verification"]
@@ -96,7 +97,7 @@ def make_plan(
         base_model=head.model if base_model is None else base_model,
         artefact=artefact,
         roster=roster,
-        code_versions=[CODE_VERSION],
+        code_versions=accepted_versions(home),
         noise_multiplier=None if noise is None else noise.of(purpose),
         expected_epsilon=None if noise is None else noise.epsilon,
         decision_threshold=None if kind in NOISED else head.threshold,
@@ -107,6 +108,11 @@ def make_plan(
         deadline_seconds=deadline_of(protocol, purpose),
         created=now(),
     )
+
+
+def accepted_versions(home: CoordinatorHome) -> list[str]:
+    """Code versions that a plan accepts: this one first, from which the coordinator's own noise is drawn."""
+    return list(dict.fromkeys([CODE_VERSION, *load_settings(home).accepted_versions]))
 
 
 def last_ledger_heads(home: CoordinatorHome) -> dict[str, str]:

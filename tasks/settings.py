@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contracts.errors import ConsiliumError
-from contracts.fields import Text
+from contracts.fields import Text, Version
 from contracts.signing import first_problem
 from contracts.yaml_text import load_yaml
 from durable.files import write_atomic
@@ -40,6 +40,8 @@ class Settings(_Section):
     federation: Text = "local"
     url: Text | None = None  # as hospitals reach it; http://127.0.0.1:<port> when not given
     database: Text | None = None  # SQLAlchemy URL of Airflow's metadata; SQLite in the home when not given
+    # Code versions of hospitals that a plan accepts besides the coordinator's own.
+    accepted_versions: Annotated[list[Version], Field(max_length=15)] = []
     tls: Tls = Tls()
     exchange: Exchange = Exchange()
     requests_per_second: Annotated[float, Field(gt=0)] = 50.0  # of one site, on average

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from contracts.errors import ConsiliumError
@@ -18,12 +19,18 @@ IDLE_SECONDS = 20.0  # without activity before the watchdog rings
 LONGEST_DOUBLINGS = 8  # of that time, one for each refusal of the round: up to an hour and a half
 
 
-def idle_studies(home: CoordinatorHome) -> dict[str, Literal["round", "finished"]]:
+def idle_studies(
+    home: CoordinatorHome, active: Callable[[str], bool] = lambda study: True
+) -> dict[str, Literal["round", "finished"]]:
     """Studies that should be moving and are not, and which of their bells the watchdog rings.
 
     A study with a cron cadence waits for its cron. One short of sites is rung only once enough are there, and
     one whose hospitals refuse is asked less and less often: what they refuse for may take a person to change.
     A study whose files are damaged keeps no other from being rung.
+
+    Args:
+        active: says whether a run of a study's rounds goes on or waits; asked only while a round is open. An
+            open round without one was left by a run that failed, and nobody would close it.
     """
     idle: dict[str, Literal["round", "finished"]] = {}
     present = present_sites(home)
@@ -37,7 +44,7 @@ def idle_studies(home: CoordinatorHome) -> dict[str, Literal["round", "finished"
         if head.status == "running" and protocol.cadence != "cron":
             if not may_open(protocol, slot, sorted(invited(slot, head.fold_sites, set(eligible)))):
                 continue
-            open_since = head.plan is not None and head.refusals == 0
+            open_since = head.plan is not None and head.refusals == 0 and active(study)
             patience = IDLE_SECONDS * 2.0 ** min(head.refusals, LONGEST_DOUBLINGS)
             if waited > patience + (deadline_of(protocol, slot.purpose) if open_since else 0):
                 idle[study] = "round"

@@ -7,6 +7,8 @@ import getpass
 import os
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,11 +23,14 @@ from consilium.airflow_home import (
     write_coordinator,
     write_site,
 )
+from consilium.database import check_database
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
+from site_runtime import exchange
 from site_runtime.home import SiteHome
 from tasks.head import register_study
 from tasks.home import CoordinatorHome
+from tasks.settings import Settings, save_settings
 from tests.factories import tiny_study
 
 
@@ -101,3 +106,45 @@ def test_a_sites_environment_names_neither_user_nor_machine_nor_coordinator(
 def test_a_lost_task_and_its_retry_fit_into_the_deadline(deadline: int) -> None:
     assert LOST_SECONDS + queue_timeout(deadline) < deadline
     assert queue_timeout(deadline) >= 5
+
+
+def test_nobody_gives_up_within_an_hour_nor_is_late_when_the_coordinator_is_back(tmp_path: Path) -> None:
+    """The shortest pause of Airflow's clients between two attempts is a second, the longest is configured."""
+    coordinator, site = CoordinatorHome(tmp_path / "coordinator"), SiteHome(tmp_path / "sites" / "ash")
+    write_coordinator(coordinator, 18080, 60, sites=4)
+    write_site(site, "ash", "http://127.0.0.1:18080")
+    for airflow in (coordinator.airflow, site.airflow):
+        workers = read(airflow)["workers"]
+        assert int(workers["execution_api_retries"]) >= 3600
+        assert float(workers["execution_api_retry_wait_max"]) <= 5
+    code = (
+        "from airflow.providers.edge3.cli.api_client import API_RETRIES, API_RETRY_WAIT_MAX as longest\n"
+        "assert API_RETRIES >= 3600 and longest <= 5, (API_RETRIES, longest)"
+    )
+    environment = site_environment(site, "ash", "http://127.0.0.1:18080")
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
+    waits = [exchange.FIRST_WAIT_SECONDS * 2**n for n in range(exchange.ATTEMPTS - 1)]
+    assert sum(min(wait, exchange.LONGEST_WAIT_SECONDS) for wait in waits) >= 3500
+
+
+def test_the_database_is_the_one_that_the_settings_name(tmp_path: Path) -> None:
+    home = CoordinatorHome(tmp_path)
+    write_coordinator(home, 18080, 60, sites=4)
+    assert read(home.airflow)["database"]["sql_alchemy_conn"].startswith("sqlite:///")
+    save_settings(home, Settings(database="postgresql://me:p%40ss@db.example/airflow"))
+    write_coordinator(home, 18080, 60, sites=4)
+    for option in ("sql_alchemy_conn", "sql_alchemy_conn_async"):
+        assert read(home.airflow)["database"][option] == "postgresql+psycopg://me:p%40ss@db.example/airflow"
+    assert stat.S_IMODE((home.airflow / "airflow.cfg").stat().st_mode) == 0o600
+    for url in ("mysql://db.example/airflow", "airflow"):
+        save_settings(home, Settings(database=url))
+        with pytest.raises(ConsiliumError, match=r"E118.*expected postgresql://"):
+            write_coordinator(home, 18080, 60, sites=4)
+
+
+def test_a_database_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
+    home = CoordinatorHome(tmp_path)
+    save_settings(home, Settings(database="postgresql://me:secret@127.0.0.1:9/airflow"))
+    with pytest.raises(ConsiliumError, match=r"E118.*127\.0\.0\.1:9") as refused:
+        check_database(home)
+    assert "secret" not in str(refused.value)

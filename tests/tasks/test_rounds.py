@@ -292,6 +292,16 @@ def test_a_study_whose_hospitals_refuse_is_rung_less_and_less_often(federation, 
     assert waits == [55, 45, 85, 165]  # the open plan's deadline first, then 20 s doubled for each refusal
 
 
+def test_an_open_round_that_no_run_will_close_is_rung_without_waiting_for_its_deadline(
+    federation, monkeypatch
+):
+    open_next(federation, "run")
+    monkeypatch.setattr("tasks.watchdog.present_sites", lambda home: set(federation.keys))
+    for seconds, active, rung in ((15.0, False, False), (25.0, False, True), (25.0, True, False)):
+        monkeypatch.setattr("tasks.watchdog.seconds_since", lambda timestamp, s=seconds: s)
+        assert bool(idle_studies(federation.home, lambda study, a=active: a)) == rung
+
+
 def rings(federation, monkeypatch, seconds: float) -> bool:
     """Say whether the watchdog rings the study after so many seconds without activity."""
     monkeypatch.setattr("tasks.watchdog.seconds_since", lambda timestamp: seconds)
