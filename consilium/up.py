@@ -191,6 +191,7 @@ def _start(platform: Platform, studies: list[StudyProtocol], say: Say) -> None:
     say("starting Airflow")
     components = [platform.part(name) for name in COMPONENTS]
     together = [platform.part("hospitals"), *components]
+    coordinator.gate_state.unlink(missing_ok=True)
     for part in components:
         command = [sys.executable, "-m", "airflow", part.name, *_SKIP_LOG_SERVER.get(part.name, [])]
         part.start(command, environment, coordinator.root)
@@ -222,7 +223,8 @@ def migrate(coordinator: CoordinatorHome, environment: dict[str, str]) -> None:
 def _components_work(platform: Platform) -> bool:
     health = platform.airflow.health()
     names = ("metadatabase", "scheduler", "dag_processor")
-    return bool(health) and all(health.get(name) == "healthy" for name in names)
+    healthy = bool(health) and all(health.get(name) == "healthy" for name in names)
+    return healthy and platform.coordinator.gate_state.exists()  # the gate has proved that it stands
 
 
 def _all_present(platform: Platform) -> bool:

@@ -108,6 +108,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E805": ("exchange-unreachable", "The coordinator's exchange could not be reached."),
     "E806": ("not-enrolled", "This site is not enrolled in the federation."),
     "E807": ("peer-not-pinned", "Another hospital's key was not confirmed at this hospital."),
+    "E816": ("gate-not-mounted", "The API server is not set up so that the site gate stands before it."),
     "E899": ("internal", "The task failed inside the hospital; its own log says why."),
 }
 
