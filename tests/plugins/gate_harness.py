@@ -89,7 +89,9 @@ class Gate:
         self.gate = SiteGate(self.behind, self.home, self.jobs)  # type: ignore[arg-type]
         return self
 
-    def edge_token(self, site: str, path: str, header: dict[str, Any] | None = None, **changes: Any) -> str:
+    def edge_token(
+        self, site: str, path: str, /, header: dict[str, Any] | None = None, **changes: Any
+    ) -> str:
         """A token as the stock worker of `site` makes it for a path of the edge API."""
         now = int(time.time())
         claims = {"jti": uuid.uuid4().hex, "iss": site, "aud": "api", "iat": now, "nbf": now, "exp": now + 10}
