@@ -15,12 +15,12 @@ from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
 from durable.files import write_atomic
 from site_runtime.home import SiteHome
+from tasks.gate_key import GATE_AUDIENCE, TASK_AUDIENCE, gate_key
 from tasks.head import load_protocol, registered_studies
-from tasks.home import CoordinatorHome
+from tasks.home import LOCAL_QUEUE, CoordinatorHome
 
 OPERATOR = "operator"  # administers Airflow
 CLINICIAN = "clinician"  # signs off a release where a protocol names no other role; no administrator may
-LOCAL_QUEUE = "coordinator-local"  # no site can have this name: a site's has no hyphen
 HEARTBEAT_SECONDS = 5
 LOST_SECONDS = 30  # a running task whose supervisor was silent for so long is lost
 OUTAGE_SECONDS = 3600  # a coordinator may be away for so long before anybody gives up
@@ -118,12 +118,16 @@ def coordinator_settings(home: CoordinatorHome, port: int, deadline_seconds: int
     }
     settings["edge"] |= {
         "api_enabled": True,
-        "trusted_jwks_url": home.edge_jwks,
+        # Only what the gate has signed anew: a request that did not pass it is refused by Airflow itself.
+        "trusted_jwks_url": home.gate_jwks,
         "jwt_audience": "api",
         "jwt_algorithm": "EdDSA",
-        "jwt_verifier": "plugins.gate.may_work",
-        "jwt_leeway": 150,
+        "jwt_issuer": "gate",
+        "jwt_verifier": "plugins.passes.may_work",
+        "jwt_leeway": 10,
     }
+    # The API server takes task tokens of this audience only, which the gate alone writes into one.
+    settings["execution_api"] = {"jwt_audience": GATE_AUDIENCE}
     settings["api"] = {
         "host": "127.0.0.1",
         "port": port,
@@ -205,6 +209,7 @@ def write_coordinator(home: CoordinatorHome, port: int, deadline_seconds: int, s
     """Write configuration, key and passwords of the coordinator's Airflow; keys and passwords are kept."""
     if not home.api_key.exists():
         SigningKey.generate("coordinator").save(home.api_key)
+    gate_key(home)
     known = json.loads(passwords_file(home).read_text()) if passwords_file(home).exists() else {}
     users = (OPERATOR, *sign_off_roles(home))
     if set(users) - set(known):
@@ -278,11 +283,17 @@ def _write_private(path: Path, data: bytes) -> None:
     write_atomic(path, data)  # mkstemp: readable and writable by its owner only
 
 
-_COORDINATOR_SETTINGS = '''"""Run by Airflow at start: the scheduler imports once what its tasks need."""
+_COORDINATOR_SETTINGS = f'''"""Run by Airflow at start: the scheduler imports once what its tasks need.
 
+It gives tasks tokens of an audience that the API server takes from the gate only.
+"""
+
+import os
 import sys
 
 if sys.argv[1:2] == ["scheduler"]:
+    os.environ["AIRFLOW__EXECUTION_API__JWT_AUDIENCE"] = "{TASK_AUDIENCE}"
+
     import safetensors.numpy
     import scipy.stats
     import tasks.rounds

@@ -210,6 +210,7 @@ def _start(platform: Platform, studies: list[StudyProtocol], say: Say) -> None:
     migrate(coordinator, coordinator_environment(coordinator))
     say("starting Airflow")
     together = [platform.part("hospitals"), *(platform.part(name) for name in COMPONENTS)]
+    coordinator.gate_state.unlink(missing_ok=True)
     for name in COMPONENTS:
         platform.start_component(name)
     wait_ready(together, lambda: _components_work(platform), START_SECONDS, "Airflow")
@@ -243,7 +244,8 @@ def migrate(coordinator: CoordinatorHome, environment: dict[str, str]) -> None:
 def _components_work(platform: Platform) -> bool:
     health = platform.airflow.health()
     names = ("metadatabase", "scheduler", "dag_processor")
-    return bool(health) and all(health.get(name) == "healthy" for name in names)
+    healthy = bool(health) and all(health.get(name) == "healthy" for name in names)
+    return healthy and platform.coordinator.gate_state.exists()  # the gate has proved that it stands
 
 
 def _all_present(platform: Platform) -> bool:

@@ -159,6 +159,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E811": ("kit-refused", "The startup kit is not one for this hospital as it is now."),
     "E812": ("key-change-refused", "A key was replaced without the word of the key that is in force."),
     "E813": ("decisions-broken", "The federation's log of decisions is not the one that was written."),
+    "E816": ("gate-not-mounted", "The API server is not set up so that the site gate stands before it."),
     "E899": ("internal", "The task failed inside the hospital; its own log says why."),
 }
 

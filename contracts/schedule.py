@@ -18,6 +18,9 @@ from contracts.study import StudyProtocol
 Kind = Literal["statistics", "training", "histogram", "local"]
 Purpose = Literal["statistics", "training", "histogram", "local", "fold"]
 
+SITE_RETRIES = 1  # of a hospital's task, after its worker died
+INTAKE_SECONDS = 600  # reading the source and its quality checks take their time, whatever the rounds take
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -108,3 +111,10 @@ def deadline_of(protocol: StudyProtocol, purpose: str) -> int:
 def longest_deadline(protocol: StudyProtocol) -> int:
     """Seconds that a hospital's task for an exchange may take at most, whichever it is."""
     return deadline_of(protocol, "local" if protocol.validation.local_model else "training")
+
+
+def task_seconds(protocol: StudyProtocol, task: str) -> int:
+    """Seconds that a hospital's task called `task` (`intake`, `train`, `evaluate`, ...) may take at most."""
+    if task == "intake":
+        return max(protocol.deadline_seconds, INTAKE_SECONDS)
+    return longest_deadline(protocol) if task == "train" else protocol.deadline_seconds

@@ -13,7 +13,7 @@ from airflow.sdk import Asset, AssetAlias, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 
 from contracts.errors import ConsiliumError
-from contracts.schedule import longest_deadline
+from contracts.schedule import SITE_RETRIES, task_seconds
 from contracts.study import StudyProtocol
 from durable.files import is_full
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 PLAN = "plan"
 REFUSAL = "refusal"
 COORDINATOR_TIMEOUT = timedelta(hours=1)
-INTAKE_TIMEOUT = timedelta(minutes=10)
 
 SiteStep = Callable[["SiteHome", str | None], str]
 
@@ -68,8 +67,6 @@ def site_task(site: str, name: str, protocol: StudyProtocol, step: SiteStep, pla
         step: what runs at the site, given its home and the signed plan.
         plan_from: the coordinator's task that pushed the plan; None for intake.
     """
-    seconds = longest_deadline(protocol) if name == "train" else protocol.deadline_seconds
-    deadline = timedelta(seconds=seconds)
 
     @task(
         task_id=name,
@@ -77,8 +74,8 @@ def site_task(site: str, name: str, protocol: StudyProtocol, step: SiteStep, pla
         queue=site,
         show_return_value_in_logs=False,
         multiple_outputs=False,
-        execution_timeout=deadline if plan_from else max(deadline, INTAKE_TIMEOUT),
-        retries=1,
+        execution_timeout=timedelta(seconds=task_seconds(protocol, name)),
+        retries=SITE_RETRIES,
         retry_delay=timedelta(seconds=1),
     )
     def at_site() -> str:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
-from urllib.parse import unquote
+from uuid import UUID
 
-from plugins.identity import Claims, Refused
+from plugins.endpoint import Endpoint
 from plugins.jobs import Jobs
+from plugins.refused import Refused
 
 PREFIX = "/edge_worker/v1/"
+MAX_BODY_BYTES = 64 << 10
+LOG_BYTES = 8 << 20  # of a pushed log, which is read and thrown away
 
-_WORKER = re.compile(r"worker/(?P<worker>[^/]+)")
-_FETCH = re.compile(r"jobs/fetch/(?P<worker>[^/]+)")
-_STATE = re.compile(
-    r"jobs/state/(?P<dag>[^/]+)/(?P<task>[^/]+)/(?P<run>[^/]+)/(?P<attempt>\d+)/(?P<index>-?\d+)/(?P<state>\w+)"
-)
-_LOGS = re.compile(r"logs/push/.+")
+_STATE = r"jobs/state/(?P<dag>[^/]+)/(?P<task>[^/]+)/(?P<run>[^/]+)/\d{1,6}/-?\d{1,6}/(?P<state>\w+)"
 _REPORTED = {"running", "success", "failed"}
 _SYSTEM = {
     "status",
@@ -29,64 +28,89 @@ _SYSTEM = {
     "concurrency",
     "free_concurrency",
 }
+_VERSIONS = ("airflow_version", "edge_provider_version")  # Airflow parses them as text
+_MAX_TEXT = 200
 
 Body = dict[str, Any]
 
 
-class Dropped(Exception):
-    """A request that is answered with success and thrown away: task logs stay in the hospital."""
+ENDPOINTS = (
+    Endpoint("register", "POST", re.compile(r"worker/(?P<worker>[^/]+)"), "worker/{worker}"),
+    Endpoint("beat", "PATCH", re.compile(r"worker/(?P<worker>[^/]+)"), "worker/{worker}", audited=False),
+    Endpoint("fetch", "POST", re.compile(r"jobs/fetch/(?P<worker>[^/]+)"), "jobs/fetch/{worker}"),
+    Endpoint("state", "PATCH", re.compile(_STATE), "jobs/state/{dag}/{task}/{run}/{attempt}/{index}/{state}"),
+    Endpoint("log", "POST", re.compile(r"logs/push/.+"), "logs/push/{job}", audited=False),
+)
 
 
-def check(site: str, claims: Claims, method: str, path: str, body: Body | None, jobs: Jobs) -> Body | None:
+def check(site: str, endpoint: Endpoint, match: re.Match[str], body: Any, jobs: Jobs) -> Body | None:
     """Check a request of `site` to the edge API and return the body that may pass.
-
-    Args:
-        path: after `/edge_worker/v1/`, decoded.
 
     Raises:
         Refused: 403, the request is not one that this site may make.
-        Dropped: the request carries a log.
     """
-    # The stock worker signs the path into its token; with a trusted key set Airflow no longer looks at it.
-    if unquote(str(claims.get("method", ""))) != path:
-        raise Refused(403, f"token signed for {claims.get('method')!r}")
-    if method == "POST" and _LOGS.fullmatch(path):
-        raise Dropped
-    if method in ("POST", "PATCH") and (match := _WORKER.fullmatch(path)):
-        return _worker(site, match["worker"], body)
-    if method == "POST" and (match := _FETCH.fullmatch(path)):
-        _same(site, match["worker"], body)
-        return body
-    if method == "PATCH" and (match := _STATE.fullmatch(path)):
-        if match["state"] not in _REPORTED:
-            raise Refused(403, f"state {match['state']!r}")
-        owner = jobs.owner(match["dag"], match["task"], match["run"])
-        if owner != site:
-            raise Refused(403, f"job {match['dag']}/{match['task']} belongs to {owner!r}")
-        return body
-    raise Refused(403, "not a request of an edge worker")
+    if endpoint.name == "state":
+        return _job_state(site, match, body, jobs)
+    if not isinstance(body, dict):
+        raise Refused(403, "body_form", "not a mapping")
+    if match["worker"] != site:
+        raise Refused(403, "other_worker", match["worker"])
+    if body.get("queues") != [site] or body.get("team_name") is not None:
+        raise Refused(403, "other_queue", repr(body.get("queues"))[:100])
+    return _fetch(site, body) if endpoint.name == "fetch" else _worker(site, body)
 
 
-def _same(site: str, worker: str, body: Body | None) -> None:
-    if worker != site:
-        raise Refused(403, f"worker name {worker!r}")
-    if body is None or body.get("queues") != [site] or body.get("team_name") is not None:
-        raise Refused(403, f"queues {None if body is None else body.get('queues')!r}, expected its own alone")
+def _job_state(site: str, match: re.Match[str], body: Any, jobs: Jobs) -> Body | None:
+    if match["state"] not in _REPORTED:
+        raise Refused(403, "job_state", match["state"][:40])
+    owner = jobs.owner(match["dag"], match["task"], match["run"])
+    if owner != site:
+        raise Refused(403, "other_job", f"{match['dag']}/{match['task']} belongs to {owner!r}")
+    if body is None:
+        return None
+    try:
+        return {"task_instance_id": str(UUID(body["task_instance_id"]))}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise Refused(403, "body_form", "no id of a task instance") from None
 
 
-def _worker(site: str, worker: str, body: Body | None) -> Body:
-    _same(site, worker, body)
-    assert body is not None
-    system = body.get("sysinfo") or {}
-    if not isinstance(system, dict):
-        raise Refused(403, "sysinfo is not a mapping")
+def _fetch(site: str, body: Body) -> Body:
+    passed: Body = {
+        "queues": [site],
+        "free_concurrency": _count(body.get("free_concurrency")),
+        "supports_task_instance_uuid": body.get("supports_task_instance_uuid") is True,
+    }
+    return passed
+
+
+def _worker(site: str, body: Body) -> Body:
+    system = body.get("sysinfo")
+    if not isinstance(system, dict) or not isinstance(body.get("state"), str):
+        raise Refused(403, "body_form", "no state or sysinfo")
     # Free text of the hospital (a maintenance comment names a user) and unknown facts stay out.
+    facts = {key: _fact(value) for key, value in system.items() if key in _SYSTEM}
+    if any(not isinstance(facts.get(name, ""), str) for name in _VERSIONS):
+        raise Refused(403, "body_form", "a version is text")
     return {
-        **body,
-        "sysinfo": {
-            key: str(value)[:200] if isinstance(value, str) else value
-            for key, value in system.items()
-            if key in _SYSTEM
-        },
+        "state": body["state"][:40],
+        "jobs_active": _count(body.get("jobs_active", 0)),
+        "queues": [site],
+        "sysinfo": facts,
         "maintenance_comments": None,
     }
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1000:
+        raise Refused(403, "body_form", "a count between 0 and 1000")
+    return value
+
+
+def _fact(value: Any) -> str | int | float:
+    if isinstance(value, str):
+        return value[:_MAX_TEXT]
+    if isinstance(value, int) and abs(value) < 2**53:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise Refused(403, "body_form", "a fact of the system is text or a number")

@@ -1,86 +1,123 @@
-"""What a site's task may ask of the execution API: its own life, the plan, and its one answer.
+"""What a site's task may ask of the execution API: its own life, its plan, and its one answer.
 
 The token of a task is issued by the coordinator and fetched with the job, so whoever holds it is the site
-on whose queue the job lay. Stock Airflow lets it read every variable and connection and start any DAG.
+on whose queue the job lay. Stock Airflow lets it read every variable, connection and XCom, write the XComs
+of every task, and start any DAG; and it lets it do so after the task has ended.
 """
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import unquote
 
 from contracts.signing import MAX_DOCUMENT_BYTES
-from plugins.identity import Refused
+from plugins.endpoint import Endpoint
 from plugins.jobs import Task
+from plugins.refused import Refused, Thrown
 
 PREFIX = "/execution/"
-PLAN_TASKS = {"open_round", "open_evaluation", "export"}  # coordinator tasks that push the XCom "plan"
+MAX_BODY_BYTES = 1 << 20  # a document of MAX_DOCUMENT_BYTES as a JSON string, with room for its escapes
+
+PLAN = "plan"
+# Which task of the coordinator made the plan that a site's task reads (dags/).
+PLAN_TASKS = {
+    "train": "open_round",
+    "evaluate": "open_evaluation",
+    "verify": "export",
+    "unmask": "open_unmasking",
+}
 ANSWERS = {"return_value", "refusal"}
 
-_INSTANCE = re.compile(r"task-instances/(?P<id>[0-9a-f-]{36})/(?P<what>run|state|heartbeat|rtif)")
+_INSTANCE = r"task-instances/(?P<id>[0-9a-f-]{36})/"
 _XCOM = re.compile(r"xcoms/(?P<dag>[^/]+)/(?P<run>[^/]+)/(?P<task>[^/]+)/(?P<key>[^/]+)")
-_METHODS = {"run": "PATCH", "state": "PATCH", "heartbeat": "PUT", "rtif": "PUT"}
-_END_STATES = {"success", "failed", "up_for_retry"}
+_END_STATES = {"success", "failed", "up_for_retry", "skipped"}
 _PASSED = {  # fields of a site's request that reach Airflow
-    "run": ("state", "hostname", "pid", "start_date"),
-    "heartbeat": ("hostname", "pid"),
+    "run": ("state", "pid"),
+    "heartbeat": ("pid",),
 }
 
 
-class Unneeded(Exception):
-    """A request that is answered with success and thrown away: rendered arguments stay in the hospital."""
+def _of_instance(what: str, method: str, audited: bool = True) -> Endpoint:
+    return Endpoint(what, method, re.compile(_INSTANCE + what), f"task-instances/{{id}}/{what}", audited)
 
 
-def check(instance: str, task: Task, method: str, path: str, query: str, body: Any) -> Any:
+ENDPOINTS = (
+    _of_instance("run", "PATCH"),
+    _of_instance("state", "PATCH"),
+    _of_instance("heartbeat", "PUT", audited=False),
+    _of_instance("rtif", "PUT", audited=False),  # rendered arguments
+    Endpoint("read", "GET", _XCOM, "xcoms/{dag}/{run}/{task}/{key}", audited=False),
+    Endpoint("write", "POST", _XCOM, "xcoms/{dag}/{run}/{task}/{key}"),
+    Endpoint("delete", "DELETE", _XCOM, "xcoms/{dag}/{run}/{task}/{key}"),
+)
+
+
+def check(instance: str, task: Task, endpoint: Endpoint, match: re.Match[str], body: Any) -> Any:
     """Check a request made with the token of a site's task and return the body that may pass.
 
     Args:
         instance: id of the task instance whose token it is.
-        path: after `/execution/`, decoded.
 
     Raises:
         Refused: 403.
-        Unneeded: the request carries rendered arguments.
+        Thrown: the request carries rendered arguments.
     """
-    if match := _INSTANCE.fullmatch(path):
-        if match["id"] != instance or method != _METHODS[match["what"]] or query:
-            raise Refused(403, "another task instance, or another method")
-        if match["what"] == "rtif":
-            raise Unneeded
-        if not isinstance(body, dict):
-            raise Refused(403, "body is not a mapping")
-        return _state(body) if match["what"] == "state" else _life(match["what"], task, body)
-    if match := _XCOM.fullmatch(path):
-        here = unquote(match["dag"]) == task.dag and unquote(match["run"]) == task.run
-        if here and method == "GET" and match["task"] in PLAN_TASKS and match["key"] == "plan":
-            return body
-        if here and match["task"] == task.task and match["key"] in ANSWERS:
-            if method == "DELETE":
-                return body
-            if method == "POST" and not query:
-                if not isinstance(body, str) or len(body.encode()) > MAX_DOCUMENT_BYTES:
-                    raise Refused(403, f"an answer is one string of at most {MAX_DOCUMENT_BYTES} bytes")
-                return body
-    raise Refused(403, "not a request of a site's task")
+    if endpoint.pattern is _XCOM:
+        _own_xcom(task, endpoint.name, match)
+        return _answer(body) if endpoint.name == "write" else None
+    if match["id"] != instance:
+        raise Refused(403, "other_task", match["id"])
+    if endpoint.name == "rtif":
+        raise Thrown(201)
+    if not isinstance(body, dict):
+        raise Refused(403, "body_form", "not a mapping")
+    return _state(body) if endpoint.name == "state" else _life(endpoint.name, task, body)
+
+
+def _own_xcom(task: Task, verb: str, match: re.Match[str]) -> None:
+    if match["dag"] != task.dag or match["run"] != task.run:
+        raise Refused(403, "other_run", f"{match['dag']}/{match['run']}"[:200])
+    site, _, name = task.task.partition(".")
+    if verb == "read":
+        if site != task.queue or match["key"] != PLAN or match["task"] != PLAN_TASKS.get(name):
+            raise Refused(403, "other_xcom", f"{match['task']}/{match['key']}"[:200])
+    elif match["task"] != task.task or match["key"] not in ANSWERS:
+        raise Refused(403, "other_xcom", f"{match['task']}/{match['key']}"[:200])
+
+
+def _answer(body: Any) -> str:
+    try:
+        fits = isinstance(body, str) and len(body.encode()) <= MAX_DOCUMENT_BYTES
+    except UnicodeEncodeError:
+        fits = False
+    if not fits:
+        raise Refused(403, "answer_form", f"one string of at most {MAX_DOCUMENT_BYTES} bytes")
+    return str(body)
 
 
 def _life(what: str, task: Task, body: dict[str, Any]) -> dict[str, Any]:
-    """A start or heartbeat: the site's name stands for its machine and its user."""
+    """A start or heartbeat: the site's name stands for its machine and its user, our clock for its clock."""
     passed = {name: body[name] for name in _PASSED[what] if name in body}
     passed["hostname"] = task.queue
     if what == "run":
-        passed["unixname"] = task.queue
+        passed |= {"unixname": task.queue, "start_date": _now()}
     return passed
 
 
 def _state(body: dict[str, Any]) -> dict[str, Any]:
+    # Deferred, rescheduled and awaiting input would make the coordinator do something later: import the
+    # class whose path the site names, or wait for as long as the site says.
     if body.get("state") not in _END_STATES:
-        raise Refused(403, f"state {body.get('state')!r}")
+        raise Refused(403, "task_state", repr(body.get("state"))[:40])
     # An outlet in a site's copy of a DAG would start any DAG that waits for the asset.
     if body.get("task_outlets") or body.get("outlet_events"):
-        raise Refused(403, "a site's task has no outlet")
-    passed: dict[str, Any] = {name: body[name] for name in ("state", "end_date") if name in body}
+        raise Refused(403, "outlet")
+    passed: dict[str, Any] = {"state": body["state"], "end_date": _now()}
     if body["state"] == "success":
         passed |= {"task_outlets": [], "outlet_events": []}
     return passed
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

@@ -1,122 +1,253 @@
-"""The gate before the API server: every request of a site is bound to its key (design section 6).
+"""The gate before the API server: every request of a site is bound to its key (docs/gate.md).
 
-Airflow's own checks stay behind it. It decides by path: the edge API needs a site's token, the execution API
-a task's, and everything else is for people and takes no token of a site. It may run twice on a request, so
-it only looks, and passes a body on that it would pass again.
+It decides by path: the edge API needs a site's token, the execution API a task's, and everything else is for
+people and takes no token of a site. An endpoint that it does not know is refused. What it lets through it
+signs anew (`plugins.passes`): Airflow behind it takes nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from plugins import edge_rules, execution_rules
-from plugins.identity import (
-    EDGE_AUDIENCE,
-    Claims,
-    Keys,
-    Refused,
-    coordinator_home,
+from plugins.audit import Audit, Visit
+from plugins.deadlines import Deadlines
+from plugins.endpoint import find
+from plugins.identity import EDGE_AUDIENCE, Keys, coordinator_home, key_id
+from plugins.jobs import Jobs
+from plugins.limits import Buckets
+from plugins.passes import Passes
+from plugins.paths import family, folded
+from plugins.probe import Probe, is_probe
+from plugins.refused import Refused, Thrown
+from plugins.wire import (
+    App,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    check_headers,
     drop_later_authorisations,
     first_authorisation,
-    key_id,
+    parsed,
+    read_body,
+    refuse,
+    with_body,
+    with_token,
 )
-from plugins.jobs import Jobs
-from tasks.home import CoordinatorHome
+from tasks.gate_key import GATE
+from tasks.home import LOCAL_QUEUE, CoordinatorHome
+from tasks.settings import load_settings
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 1 << 20
-_READING = ("GET", "HEAD", "OPTIONS")
 SILENT_SECONDS = 5.0  # a worker asks for jobs every second: one silent for so long is gone
+# Of failed sign-ins of one address. It saves the log, not the check: hospitals behind one address share it.
+FAILURES_PER_SECOND, FAILURES_AT_ONCE = 5.0, 100
+_READING = ("GET", "HEAD", "OPTIONS")
+_REFRESHED = b"refreshed-api-token"
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+_MARK = "consilium.gate"
+_PASSED = object()  # no request can bring it: the middleware may run twice on one
 
 
-def may_work(claims: Claims, context: object) -> dict[str, bool]:
-    """`[edge] jwt_verifier`: the signer of a token is an enrolled site that speaks for itself."""
-    sites = Keys(coordinator_home()).sites()
-    return {"authorized": claims.get("iss") in sites}
+@dataclass
+class _Outcome:
+    """What Airflow answered."""
+
+    status: int = 0
+    length: int = 0
 
 
 class SiteGate:
     """Root ASGI middleware (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
 
-    def __init__(self, app: App, home: CoordinatorHome | None = None, jobs: Jobs | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        home: CoordinatorHome | None = None,
+        jobs: Jobs | None = None,
+        probe: Callable[[CoordinatorHome], Probe] | None = None,
+    ) -> None:
         self.app = app
         self.home = home or coordinator_home()
+        settings = load_settings(self.home)
         self.keys = Keys(self.home)
+        self.passes = Passes(self.home)
         self.jobs = jobs or Jobs()
+        self.deadlines = Deadlines(self.home, self.jobs)
+        self.audit = Audit(self.home.audit)
+        self.sites = Buckets(settings.requests_per_second, settings.burst)
+        self.failures = Buckets(FAILURES_PER_SECOND, FAILURES_AT_ONCE)
+        self.probe = probe(self.home) if probe else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, perhaps with less in it, or answer it here."""
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, self._living(send))
         if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self.app(scope, receive, send)
-            return
-        path = scope["path"]
-        scope = {**scope, "headers": drop_later_authorisations(scope["headers"])}
+            return await send({"type": "websocket.close", "code": 1008})  # nobody here speaks it
+        if scope.get(_MARK) is _PASSED:
+            return await self.app(scope, receive, send)
+        scope = {**scope, _MARK: _PASSED}
+        visit = Visit(scope["method"], (scope.get("client") or ("unknown",))[0])
+        outcome = _Outcome()
         try:
-            if path.startswith("/edge_worker/v1"):
-                await self._edge(scope, receive, send)
-            elif path.startswith("/execution"):
-                await self._execution(scope, receive, send)
-            else:
-                self._people(scope)
-                await self.app(scope, receive, send)
+            await self._route(visit, scope, receive, _noting(send, outcome))
         except Refused as refusal:
-            log.warning("gate: %s %s refused: %s", scope["method"], path, refusal.reason)
-            await _answer(send, refusal.status, {"detail": "refused at the gate"})
-        except (edge_rules.Dropped, execution_rules.Unneeded):
-            await _answer(send, 200 if path.startswith("/edge_worker") else 201, None)
+            await self._refuse(visit, refusal, scope, send)
+        except Thrown as thrown:
+            await answer(send, thrown.status, None)
+        else:
+            if visit.audited or (visit.site != "unknown" and outcome.status >= 400):
+                self.audit.record(visit, outcome.status, "accepted" if outcome.status < 400 else "airflow")
 
-    async def _edge(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"].removeprefix(edge_rules.PREFIX)
-        if scope["method"] == "GET" and path == "health":
+    async def _route(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
+        where = family(scope)
+        if where == "people":
+            return await self._people(visit, scope, receive, send)
+        check_headers(scope["headers"])
+        if where == "exchange":
+            return await self._exchange(visit, scope, receive, send)
+        handle = self._edge if where == "edge" else self._execution
+        return await handle(visit, scope, receive, send)
+
+    async def _edge(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
+        method, path = scope["method"], scope["path"].removeprefix(edge_rules.PREFIX)
+        visit.path = f"{edge_rules.PREFIX}*"
+        if method == "GET" and path == "health" and not scope.get("query_string"):
             return await self.app(scope, receive, send)
-        site, claims = self.keys.site_of(first_authorisation(scope["headers"]), EDGE_AUDIENCE)
-        body = _parsed(await _read(scope, receive))
-        passed = await asyncio.to_thread(
-            edge_rules.check, site, claims, scope["method"], path, body, self.jobs
-        )
-        if scope["method"] == "POST" and path == f"worker/{site}" and self._silent(site):
+        site, claims = self.keys.verified(first_authorisation(scope["headers"]), EDGE_AUDIENCE)
+        visit.site = site
+        if not self.sites.take(site):
+            raise Refused(429, "rate")
+        self.keys.once(site, claims)
+        endpoint, match = find(edge_rules.ENDPOINTS, method, path) or (None, None)
+        if endpoint is None or match is None:
+            raise Refused(403, "unknown_endpoint", path[:100])
+        visit.path, visit.subject = edge_rules.PREFIX + endpoint.template, path.partition("/")[2]
+        if scope.get("query_string"):
+            raise Refused(403, "query")
+        # The stock worker signs the path into its token; with a trusted key set Airflow does not look at it.
+        if claims.get("method") != path:
+            raise Refused(403, "other_request", repr(claims.get("method"))[:100])
+        if endpoint.name == "log":
+            await read_body(scope, receive, edge_rules.LOG_BYTES)
+            raise Thrown(200)
+        body = await read_body(scope, receive, edge_rules.MAX_BODY_BYTES)
+        visit.received = len(body)
+        passed = await asyncio.to_thread(edge_rules.check, site, endpoint, match, parsed(body), self.jobs)
+        if endpoint.name == "register" and self._silent(site):
             await asyncio.to_thread(self.jobs.silence, site)
-        statuses: list[int] = []
-        await self.app(*_with_body(scope, passed), _noting(send, statuses))
-        if statuses and statuses[0] < 400:
+        outcome = _Outcome()
+        pass_token = self.passes.edge(site, path)
+        await self.app(*with_body(scope, passed, pass_token), _noting(send, outcome))
+        if 0 < outcome.status < 400:
             self._seen(site)
+        # A worker asks every second; only a job that it was given is news ("null" has 4 bytes).
+        visit.audited = endpoint.audited and (endpoint.name != "fetch" or outcome.length > 4)
 
-    async def _execution(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"].removeprefix(execution_rules.PREFIX)
-        if scope["method"] == "GET" and path in ("health", "health/ping"):
+    async def _execution(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
+        method, path = scope["method"], scope["path"].removeprefix(execution_rules.PREFIX)
+        visit.path = f"{execution_rules.PREFIX}*"
+        if method == "GET" and path in ("health", "health/ping") and not scope.get("query_string"):
             return await self.app(scope, receive, send)
-        instance = self.keys.task_of(first_authorisation(scope["headers"]))
+        token = first_authorisation(scope["headers"])
+        instance, claims = self.keys.task_of(token)
+        assert token is not None
         task = await asyncio.to_thread(self.jobs.task, instance)
         if task is None:
-            raise Refused(404, f"no task instance {instance}")
+            raise Refused(403, "unknown_task", instance[:40])
+        pass_token = self.passes.task(token, claims)
+        send = self._refreshing(send)
+        if task.queue == LOCAL_QUEUE:
+            return await self.app(with_token(scope, pass_token), receive, send)
         if task.queue not in self.keys.sites():
-            return await self.app(scope, receive, send)  # a task of the coordinator itself
-        query = scope.get("query_string", b"").decode("latin-1")
-        body = _parsed(await _read(scope, receive))
-        passed = execution_rules.check(instance, task, scope["method"], path, query, body)
-        await self.app(*_with_body(scope, passed), send)
+            raise Refused(403, "not_active", task.queue)
+        visit.site = task.queue
+        if not self.sites.take(task.queue):
+            raise Refused(503, "rate")  # the stock supervisor tries again after 503 only
+        endpoint, match = find(execution_rules.ENDPOINTS, method, path) or (None, None)
+        if endpoint is None or match is None:
+            raise Refused(403, "unknown_endpoint", path[:100])
+        visit.path = execution_rules.PREFIX + endpoint.template
+        visit.subject = f"{task.dag}/{task.task}"
+        if scope.get("query_string"):
+            raise Refused(403, "query")
+        body = await read_body(scope, receive, execution_rules.MAX_BODY_BYTES)
+        visit.received = len(body)
+        value = parsed(body)
+        passed = execution_rules.check(instance, task, endpoint, match, value)
+        if endpoint.name == "state":
+            visit.subject += f" {value['state']}"
+        if endpoint.name != "state":
+            await asyncio.to_thread(self.deadlines.check, instance, task, endpoint.name)
+        await self.app(*with_body(scope, passed, pass_token), send)
+        visit.audited = endpoint.audited
 
-    def _people(self, scope: Scope) -> None:
-        """The user interface and its API know no sites; the exchange checks its own tokens."""
-        if "/xcomEntries" in scope["path"] and scope["method"] not in _READING:
+    async def _exchange(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
+        """The exchange checks its own tokens; what it refused or took is recorded here."""
+        visit.path = "/consilium/*"
+        outcome = _Outcome()
+        await self.app(scope, receive, _noting(send, outcome))
+        claimed = key_id(first_authorisation(scope["headers"]) or "")
+        if outcome.status not in (401, 403) and claimed in self.keys.sites():
+            visit.site = str(claimed)
+        visit.subject = scope["path"].removeprefix("/consilium/")
+        visit.audited = scope["method"] != "GET" or outcome.status >= 400
+
+    async def _people(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
+        """The user interface and its API know no sites."""
+        scope["headers"] = drop_later_authorisations(scope["headers"])
+        if "/xcomentries" in folded(scope) and scope["method"] not in _READING:
             # Airflow lets every user write them: one person could give the answer of another to a sign-off.
-            raise Refused(403, "what a task returned is written by that task alone")
-        token = first_authorisation(scope["headers"])
-        if token and not scope["path"].startswith("/consilium/") and key_id(token) in self.keys.sites():
-            raise Refused(403, f"a token of {key_id(token)!r} outside the edge API")
+            visit.path = "/api/v2/xcomEntries"
+            raise Refused(403, "user_xcom")
+        kid = key_id(first_authorisation(scope["headers"]) or "")
+        if kid is not None and (kid == GATE or kid in self.keys.sites()):
+            visit.path = "/api/*"
+            raise Refused(403, "site_as_user", repr(kid))
+        await self.app(scope, receive, send)
+
+    async def _refuse(self, visit: Visit, refusal: Refused, scope: Scope, send: Send) -> None:
+        status = refusal.status
+        if visit.site == "unknown" and not self.failures.take(visit.address):
+            status = 429
+        elif not is_probe(scope):
+            self.audit.record(visit, status, refusal.code)
+            log.warning("gate: %s %s of %s refused: %s", visit.method[:16], visit.path, visit.site, refusal)
+        await refuse(send, status)
+
+    def _refreshing(self, send: Send) -> Send:
+        """Turn a new token that Airflow gives to a task back into one that opens nothing but the gate."""
+
+        async def refreshed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    (name, self.passes.returned(value) if name.lower() == _REFRESHED else value)
+                    for name, value in message.get("headers", [])
+                ]
+            await send(message)
+
+        return refreshed
+
+    def _living(self, send: Send) -> Send:
+        async def noted(message: Message) -> None:
+            await send(message)
+            if message["type"] == "lifespan.startup.complete" and self.probe is not None:
+                self.probe.start()
+            elif message["type"] == "lifespan.shutdown.complete":
+                if self.probe is not None:
+                    self.probe.stop()
+                self.audit.close()
+
+        return noted
 
     def _silent(self, site: str) -> bool:
         try:
@@ -133,56 +264,13 @@ class SiteGate:
             path.touch()
 
 
-async def _read(scope: Scope, receive: Receive) -> bytes:
-    """Read the whole body, which the edge and execution APIs bound anyhow."""
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Refused(400, "disconnected")
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise Refused(413, f"more than {MAX_BODY_BYTES} bytes")
-        if not message.get("more_body", False):
-            return bytes(body)
-
-
-def _parsed(body: bytes) -> Any:
-    try:
-        return json.loads(body) if body else None
-    except ValueError as error:
-        raise Refused(400, "body is not JSON") from error
-
-
-def _with_body(scope: Scope, value: Any) -> tuple[Scope, Receive]:
-    """The same request with `value` as its body, and a `receive` that delivers it."""
-    data = b"" if value is None else json.dumps(value).encode()
-    headers = [(name, text) for name, text in scope["headers"] if name.lower() != b"content-length"]
-    if data:
-        headers.append((b"content-length", str(len(data)).encode()))
-    delivered = False
-
-    async def receive() -> MutableMapping[str, Any]:
-        nonlocal delivered
-        if delivered:
-            await asyncio.Event().wait()  # nothing more comes; the server cancels us when it is done
-        delivered = True
-        return {"type": "http.request", "body": data, "more_body": False}
-
-    return {**scope, "headers": headers}, receive
-
-
-def _noting(send: Send, statuses: list[int]) -> Send:
-    async def noted(message: MutableMapping[str, Any]) -> None:
+def _noting(send: Send, outcome: _Outcome) -> Send:
+    async def noted(message: Message) -> None:
         if message["type"] == "http.response.start":
-            statuses.append(message["status"])
+            outcome.status = message["status"]
+            for name, value in message.get("headers", []):
+                if name.lower() == b"content-length":
+                    outcome.length = int(value)
         await send(message)
 
     return noted
-
-
-async def _answer(send: Send, status: int, content: Any) -> None:
-    data = json.dumps(content).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": data})

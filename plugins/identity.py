@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,50 +13,28 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from contracts.errors import ConsiliumError
+from plugins.limits import Replays
+from plugins.refused import Refused
+from plugins.wire import first_authorisation
+from tasks.federation import load_federation
+from tasks.gate_key import TASK_AUDIENCE
 from tasks.home import CoordinatorHome
 
-LEEWAY_SECONDS = 150  # clocks of hospitals; the tokens themselves live 10 s
+__all__ = ["Claims", "Keys", "Refused", "coordinator_home", "first_authorisation", "key_id"]
+
+LEEWAY_SECONDS = 120  # clocks of hospitals; the stock worker's tokens live 10 s
+TASK_LEEWAY_SECONDS = 10  # the coordinator issued them by its own clock
+LIFETIME_SECONDS = 120  # a site's token that would live longer is refused
 EDGE_AUDIENCE = "api"
-TASK_AUDIENCE = "urn:airflow.apache.org:task"
 COORDINATOR = "coordinator"
 
-Headers = Iterable[tuple[bytes, bytes]]
 Claims = dict[str, Any]
-
-
-class Refused(Exception):
-    """A request that the gate does not let through: HTTP status, and a reason for the coordinator's log."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        self.status = status
-        self.reason = reason
-        super().__init__(reason)
 
 
 def coordinator_home() -> CoordinatorHome:
     """The home whose API server this process is."""
     return CoordinatorHome(Path(os.environ["CONSILIUM_HOME"]) / "coordinator")
-
-
-def first_authorisation(headers: Headers) -> str | None:
-    """The token of the first `Authorization` header: the one that Airflow's own checks read."""
-    for name, value in headers:
-        if name.lower() == b"authorization":
-            text = value.decode("latin-1").strip()
-            return text[7:].strip() if text.lower().startswith("bearer ") else text
-    return None
-
-
-def drop_later_authorisations(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Keep the first `Authorization` header only, so that nobody behind the gate reads another one."""
-    kept, seen = [], False
-    for name, value in headers:
-        if name.lower() == b"authorization":
-            if seen:
-                continue
-            seen = True
-        kept.append((name, value))
-    return kept
 
 
 def key_id(token: str) -> str | None:
@@ -71,70 +48,120 @@ def key_id(token: str) -> str | None:
 
 @dataclass
 class Keys:
-    """Public keys of the enrolled sites, read again when the registry changes, and of the coordinator."""
+    """Public keys of the federation's active sites, read again when the registry changes, and of Airflow."""
 
     home: CoordinatorHome
+    replays: Replays = field(default_factory=Replays)
     _sites: dict[str, Ed25519PublicKey] = field(default_factory=dict)
-    _stamp: tuple[int, int] = (0, 0)
+    _stamp: tuple[int, ...] = ()
     _own: Ed25519PublicKey | None = None
 
-    def sites(self) -> MutableMapping[str, Ed25519PublicKey]:
-        """Edge keys by the name of their site."""
+    def sites(self) -> Mapping[str, Ed25519PublicKey]:
+        """Edge keys by the name of their site.
+
+        Raises:
+            Refused: 503, the registry cannot be read: nobody is known then.
+        """
         try:
-            status = self.home.edge_jwks.stat()
+            status = self.home.federation.stat()
         except FileNotFoundError:
             return {}
-        stamp = (status.st_mtime_ns, status.st_ino)
+        stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
         if stamp != self._stamp:
-            keys = json.loads(self.home.edge_jwks.read_bytes())["keys"]
-            self._sites = {
-                key["kid"]: Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key["x"] + "="))
-                for key in keys
-            }
+            try:
+                federation = load_federation(self.home)
+            except (ConsiliumError, OSError) as error:
+                raise Refused(503, "registry", str(error)) from error
+            members = [federation.member(site) for site in federation.sites]
+            self._sites = {member.site: _public(member.edge_key) for member in members}
             self._stamp = stamp
         return self._sites
 
-    def site_of(self, token: str | None, audience: str) -> tuple[str, Claims]:
+    def verified(self, token: str | None, audience: str) -> tuple[str, Claims]:
         """Verify a token that a site signed and return the site's name and the claims.
 
         Raises:
-            Refused: 401 without a token, 403 when no enrolled site signed it.
+            Refused: 401 without a token, 403 when no active site signed it.
         """
         if not token:
-            raise Refused(401, "no token")
+            raise Refused(401, "no_token")
         site = key_id(token)
         key = self.sites().get(site or "")
         if site is None or key is None:
-            raise Refused(403, f"unknown key {site!r}")
-        return site, _claims(token, key, audience, site)
+            raise Refused(403, "unknown_key", repr(site)[:80])
+        claims = _claims(token, key, audience, site, LEEWAY_SECONDS, ["jti"])
+        if not 0 <= claims["exp"] - claims["iat"] <= LIFETIME_SECONDS:
+            raise Refused(403, "token_lifetime", site)
+        if not isinstance(claims["jti"], str) or not 8 <= len(claims["jti"]) <= 64:
+            raise Refused(403, "token_form", site)
+        return site, claims
 
-    def task_of(self, token: str | None) -> str:
-        """Verify a task's token, which this coordinator issued, and return the id of the task instance.
+    def once(self, site: str, claims: Claims) -> None:
+        """Check that a verified token comes for the first time.
+
+        Raises:
+            Refused: 403, it was used before.
+        """
+        if not self.replays.first(site, claims["jti"], claims["exp"] + LEEWAY_SECONDS):
+            raise Refused(403, "replayed", site)
+
+    def site_of(self, token: str | None, audience: str) -> tuple[str, Claims]:
+        """Verify a token that a site signed for one request, once.
+
+        Raises:
+            Refused: 401 without a token, 403 when no active site signed it or it was used before.
+        """
+        site, claims = self.verified(token, audience)
+        self.once(site, claims)
+        return site, claims
+
+    def task_of(self, token: str | None) -> tuple[str, Claims]:
+        """Verify a task's token, which this coordinator issued: the task instance's id, and the claims.
 
         Raises:
             Refused: 401 or 403.
         """
         if not token:
-            raise Refused(401, "no token")
+            raise Refused(401, "no_token")
         if self._own is None:
             private = serialization.load_pem_private_key(self.home.api_key.read_bytes(), password=None)
             if not isinstance(private, Ed25519PrivateKey):
-                raise Refused(403, "the coordinator's API key is not Ed25519")
+                raise Refused(503, "registry", "the coordinator's API key is not Ed25519")
             self._own = private.public_key()
-        return str(_claims(token, self._own, TASK_AUDIENCE, COORDINATOR).get("sub"))
+        claims = _claims(token, self._own, TASK_AUDIENCE, COORDINATOR, TASK_LEEWAY_SECONDS, ["sub"])
+        return str(claims["sub"]), claims
 
 
-def _claims(token: str, key: Ed25519PublicKey, audience: str, issuer: str) -> Claims:
+def _public(text: str) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(text + "="))
+
+
+def _claims(
+    token: str, key: Ed25519PublicKey, audience: str, issuer: str, leeway: int, required: list[str]
+) -> Claims:
     try:
+        header = jwt.get_unverified_header(token)
+        if header.get("alg") != "EdDSA" or not set(header) <= {"alg", "kid", "typ"}:
+            raise Refused(403, "token_form", "another algorithm or header")
         claims: Claims = jwt.decode(
             token,
             key,
             algorithms=["EdDSA"],
             audience=audience,
             issuer=issuer,
-            leeway=LEEWAY_SECONDS,
-            options={"require": ["exp", "iat", "iss", "aud"]},
+            leeway=leeway,
+            options={"require": ["exp", "iat", "iss", "aud", *required], "strict_aud": True},
         )
     except jwt.PyJWTError as error:
-        raise Refused(403, f"token refused: {error}") from error
+        raise Refused(403, _reason(error), str(error)[:100]) from error
+    if not all(isinstance(claims[name], int) for name in ("exp", "iat")):
+        raise Refused(403, "token_form", "times are whole seconds")
     return claims
+
+
+def _reason(error: jwt.PyJWTError) -> str:
+    if isinstance(error, jwt.ExpiredSignatureError):
+        return "token_expired"
+    if isinstance(error, jwt.ImmatureSignatureError | jwt.InvalidIssuedAtError):
+        return "token_early"
+    return "token_invalid"

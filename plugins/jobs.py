@@ -1,9 +1,12 @@
-"""Which site a task instance or a job belongs to, from Airflow's own database."""
+"""Which site a task instance or a job belongs to, and how far it is, from Airflow's own database."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from uuid import UUID
+
+from contracts.schedule import SITE_RETRIES
 
 _KEPT = 4096
 
@@ -18,6 +21,20 @@ class Task:
     queue: str
 
 
+@dataclass(frozen=True)
+class Life:
+    """How far a task instance is.
+
+    Attributes:
+        state: as Airflow names it.
+        started: seconds since the epoch of the first start of this task, over the tries since it was cleared
+            last; None before it.
+    """
+
+    state: str | None
+    started: float | None
+
+
 @dataclass
 class Jobs:
     """Looks up owners and remembers them: a task instance's coordinates and queue never change."""
@@ -28,8 +45,6 @@ class Jobs:
         """The task instance with this id (one attempt of a task), or None."""
         if instance in self._tasks:
             return self._tasks[instance]
-        from uuid import UUID
-
         from airflow.models.taskinstance import TaskInstance as Row
         from airflow.utils.session import create_session
         from sqlalchemy import select
@@ -48,6 +63,31 @@ class Jobs:
         while len(self._tasks) > _KEPT:
             self._tasks.popitem(last=False)
         return found
+
+    def life(self, instance: str) -> Life | None:
+        """How far a task instance is; None for an attempt that is over because another was made."""
+        from airflow.models.taskinstance import TaskInstance as Row
+        from airflow.models.taskinstancehistory import TaskInstanceHistory as Past
+        from airflow.utils.session import create_session
+        from sqlalchemy import func, select
+
+        with create_session(scoped=False) as session:
+            row = session.scalar(select(Row).where(Row.id == UUID(instance)))
+            if row is None:
+                return None
+            starts = [row.start_date] if row.state in ("running", "restarting") else []
+            if row.try_number > 1:
+                # Clearing sets max_tries to the tries that were plus the retries: older tries do not count.
+                query = select(func.min(Past.start_date)).where(
+                    Past.dag_id == row.dag_id,
+                    Past.run_id == row.run_id,
+                    Past.task_id == row.task_id,
+                    Past.map_index == row.map_index,
+                    Past.try_number > row.max_tries - SITE_RETRIES,
+                )
+                starts.append(session.scalar(query))
+            known = [start.timestamp() for start in starts if start is not None]
+            return Life(state=str(row.state) if row.state else None, started=min(known, default=None))
 
     def owner(self, dag: str, task: str, run: str) -> str | None:
         """The queue of the edge job of a task in a run: the site it was given to."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+LOCAL_QUEUE = "coordinator-local"  # of the coordinator's own tasks; a site's name has no hyphen
+
 
 @dataclass(frozen=True)
 class CoordinatorHome:
@@ -46,6 +48,26 @@ class CoordinatorHome:
     def edge_jwks(self) -> Path:
         """Public edge keys of the enrolled sites as a JSON Web Key Set; `kid` is the site's name."""
         return self.root / "keys" / "edge.jwks.json"
+
+    @property
+    def gate_key(self) -> Path:
+        """Ed25519 key (PKCS #8 PEM) of the site gate, which signs what it has let through."""
+        return self.root / "keys" / "gate.pem"
+
+    @property
+    def gate_jwks(self) -> Path:
+        """The gate's public key as a JSON Web Key Set: all that Airflow's edge API trusts."""
+        return self.root / "keys" / "gate.jwks.json"
+
+    @property
+    def gate_state(self) -> Path:
+        """When the gate last proved that it stands before the API server, and in which process."""
+        return self.root / "gate.json"
+
+    @property
+    def audit(self) -> Path:
+        """One file a day of what hospitals were refused and what they changed."""
+        return self.root / "audit"
 
     @property
     def federation(self) -> Path:

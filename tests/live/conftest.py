@@ -32,6 +32,7 @@ LIVE_STUDIES = (
     heart("heart-running", **BY_HAND, training=SLOW),
     heart("heart-seen", rounds=2, deadline_seconds=60, training=QUICK | {"normalisation": "federated"}),
     heart("heart-rejected", rounds=1, deadline_seconds=60, training=QUICK),
+    heart("heart-besieged", rounds=20, deadline_seconds=60, training=QUICK),
     heart("heart-release", rounds=2, deadline_seconds=60, training=QUICK | {"normalisation": "federated"}),
 )
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")

@@ -206,14 +206,19 @@ def test_a_token_is_for_one_request_only(served: Served) -> None:
     body = path.read_bytes()
     digest = site_runtime.exchange.hashlib.sha256(body).hexdigest()
     where = f"/consilium/plans/{served.plan}/blobs/{digest}"
-    header = site._authorisation("PUT", where, digest, len(body))
+
+    def token() -> dict[str, str]:
+        return site._authorisation("PUT", where, digest, len(body))
+
+    last = token()
     with httpx.Client(base_url=served.url, trust_env=False) as client:
-        assert client.put(where, content=b"x" * len(body), headers=header).status_code == 400
-        assert client.put(where, content=body + b"x", headers=header).status_code == 403
-        assert client.put(where.replace(digest, "0" * 64), content=body, headers=header).status_code == 403
-        assert client.get(f"/consilium/blobs/{served.base}", headers=header).status_code == 403
+        assert client.put(where, content=b"x" * len(body), headers=token()).status_code == 400
+        assert client.put(where, content=body + b"x", headers=token()).status_code == 403
+        assert client.put(where.replace(digest, "0" * 64), content=body, headers=token()).status_code == 403
+        assert client.get(f"/consilium/blobs/{served.base}", headers=token()).status_code == 403
         assert client.put(where, content=body).status_code == 401
-        assert client.put(where, content=body, headers=header).status_code == 201
+        assert client.put(where, content=body, headers=last).status_code == 201
+        assert client.put(where, content=body, headers=last).status_code == 403  # used
 
 
 def test_a_coordinator_that_is_away_is_said_to_be(tmp_path: Path, served: Served) -> None:

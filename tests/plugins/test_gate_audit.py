@@ -1,0 +1,104 @@
+"""The audit log names every refusal and every change, and nothing that a hospital or a stranger wrote."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from plugins import audit
+from plugins.audit import Audit, Visit
+from tests.plugins.gate_harness import ASH_TASK, RUN, Gate, state
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """A gate with sites ash, birch and cedar."""
+    return Gate(tmp_path)
+
+
+def test_refusals_and_changes_are_recorded_and_signs_of_life_are_not(gate: Gate) -> None:
+    gate.edge("ash", "POST", "worker/ash", state(["ash"]))
+    gate.edge("ash", "PATCH", "worker/ash", state(["ash"]))
+    gate.edge("ash", "POST", "jobs/fetch/ash", {"queues": ["ash"], "free_concurrency": 1})
+    gate.edge("ash", "POST", "worker/birch", state(["birch"]))
+    gate.task(ASH_TASK, "PUT", f"task-instances/{ASH_TASK}/heartbeat", {"pid": 1})
+    gate.task(ASH_TASK, "PATCH", f"task-instances/{ASH_TASK}/state", {"state": "failed", "end_date": "x"})
+    gate.task(ASH_TASK, "GET", "variables/secret")
+    gate.ask("GET", "/execution/variables/secret", None)
+    lines = gate.audited()
+    assert [(line["site"], line["path"], line["status"], line["reason"]) for line in lines] == [
+        ("ash", "/edge_worker/v1/worker/{worker}", 200, "accepted"),
+        ("ash", "/edge_worker/v1/worker/{worker}", 403, "other_worker"),
+        ("ash", "/execution/task-instances/{id}/state", 200, "accepted"),
+        ("ash", "/execution/*", 403, "unknown_endpoint"),
+        ("unknown", "/execution/*", 401, "no_token"),
+    ]
+    assert lines[2]["subject"] == "tiny.round/ash.train failed"
+    assert lines[0]["bytes"] > 0
+    assert lines[0]["address"] == "192.0.2.1"
+
+
+def test_what_airflow_refused_is_recorded_too(gate: Gate) -> None:
+    gate.behind.status = 409
+    gate.edge("ash", "PATCH", f"jobs/state/tiny.round/ash.train/{RUN}/1/-1/running")
+    assert [(line["status"], line["reason"]) for line in gate.audited()] == [(409, "airflow")]
+
+
+def test_no_token_no_body_and_no_text_of_the_sender_is_in_it(gate: Gate) -> None:
+    token = gate.edge_token("birch", "worker/ash")
+    evil = 'x"}\n{"site": "cedar", "reason": "accepted'
+    gate.ask("POST", "/edge_worker/v1/worker/ash", token, {"queues": ["patient 17"], "state": evil})
+    gate.ask(f"GET{evil}", f"/execution/{evil}", f"Bearer {gate.task_token(ASH_TASK)}")
+    gate.ask("GET", "/execution/" + evil, token)
+    lines = gate.audited()
+    assert len(lines) == 3
+    text = json.dumps(lines)
+    assert token not in text
+    assert "patient 17" not in text
+    assert "cedar" not in text
+
+
+def test_the_file_is_the_coordinators_alone_and_of_the_day(tmp_path: Path) -> None:
+    log = Audit(tmp_path / "audit")
+    log.record(Visit("GET", "192.0.2.1"), 403, "unknown_endpoint")
+    log.close()
+    (path,) = (tmp_path / "audit").glob("gate-????-??-??.jsonl")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_flood_is_counted_not_written(tmp_path: Path) -> None:
+    log = Audit(tmp_path)
+    for _ in range(audit.LINES_AT_ONCE + 100):
+        log.record(Visit("GET", "192.0.2.1", site="ash"), 403, "rate")
+    log.record(Visit("GET", "192.0.2.1", site="birch"), 403, "rate")
+    log._lines.rate = 1e9
+    log.record(Visit("GET", "192.0.2.1", site="ash"), 403, "rate")
+    log.close()
+    lines = [json.loads(line) for path in tmp_path.glob("gate-*") for line in path.read_text().splitlines()]
+    written = [line for line in lines if line["site"] == "ash"]
+    assert len(lines) == len(written) + 1
+    assert len(written) + sum(line.get("left_out", 0) for line in written) == audit.LINES_AT_ONCE + 101
+    assert len(written) < audit.LINES_AT_ONCE + 101
+
+
+def test_days_and_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "KEEP_DAYS", 2)
+    monkeypatch.setattr(audit, "MAX_DAY_BYTES", 100)
+    for day in ("2020-01-01", "2020-01-02", "2020-01-03"):
+        (tmp_path / f"gate-{day}.jsonl").write_text("{}\n")
+    log = Audit(tmp_path)
+    for _ in range(10):
+        log.record(Visit("GET", "192.0.2.1"), 403, "unknown_endpoint")
+    log.close()
+    names = sorted(path.name for path in tmp_path.glob("gate-*"))
+    assert names[0] == "gate-2020-01-02.jsonl"
+    assert len((tmp_path / names[-1]).read_text().splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_written_fails_no_request(gate: Gate) -> None:
+    gate.home.audit.write_text("a file in its place")
+    assert gate.edge("ash", "POST", "worker/ash", state(["ash"])) == 200
+    assert gate.edge("ash", "POST", "worker/birch", state(["birch"])) == 403
