@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 debian: ## Debian packages that some live tests use; they skip with a reason where these are missing
-	apt-get update -qq && apt-get install -y -qq chromium
+	apt-get update -qq && apt-get install -y -qq chromium nginx-light iproute2
 
 demo: install ## four hospitals, real Airflow, one verified release
 	$(BIN)/consilium demo

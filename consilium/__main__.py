@@ -29,6 +29,7 @@ NOUNS: dict[str, tuple[str, str, str]] = {
     "simulate": ("consilium.simulate", "app", "Run a study in this process, without Airflow."),
     "study": ("consilium.study", "app", "Check or amend a study file; replay a finished study."),
     "site": ("consilium.site", "app", "A hospital's own view: check, show, pause, withdraw."),
+    "federation": ("consilium.federation", "app", "The coordinator's view: set up, certify hospitals."),
     "data": ("consilium.data", "app", "Fetch public data sets."),
     "privacy": ("consilium.privacy", "app", "Plan a study's privacy; epsilon of any composition."),
     "ledger": ("consilium.ledger", "app", "A hospital's privacy ledger: show, verify, export, decide."),

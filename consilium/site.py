@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from consilium.output import Json, home_folder, neighbours, print_json, reporting_refusals, screen
+from consilium.site_start import start, tunnel
 from consilium.study import find_study
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
@@ -359,3 +360,7 @@ def _say(home: SiteHome, study: str, as_json: bool) -> None:
         print_json({"site": load_site(home).site, "study": study, **last.model_dump()})
         return
     screen.print(f"{load_site(home).site}: {study} is [bold]{last.state}[/] since {last.time} ({last.by})")
+
+
+app.command("start")(start)
+app.command("tunnel")(tunnel)

@@ -43,6 +43,26 @@ class SiteHome:
         return self.root / "keys" / "coordinator.pub"
 
     @property
+    def coordinator_url(self) -> Path:
+        """Where the coordinator answers, one line, as the startup kit said."""
+        return self.root / "keys" / "coordinator.url"
+
+    @property
+    def ca(self) -> Path:
+        """The authority (PEM) whose certificates the coordinator shows; absent: those of this machine."""
+        return self.root / "keys" / "ca.pem"
+
+    @property
+    def certificate(self) -> Path:
+        """Certificate (PEM) of the edge key, where the federation asks hospitals for one."""
+        return self.root / "keys" / "edge.crt.pem"
+
+    @property
+    def tunnel(self) -> Path:
+        """Configuration of the loopback tunnel that shows this certificate."""
+        return self.root / "tunnel"
+
+    @property
     def peers(self) -> Path:
         """Signing keys of the other hospitals, pinned at this one."""
         return self.root / "keys" / "peers.json"
