@@ -10,6 +10,9 @@ import os
 import secrets
 from pathlib import Path
 
+from consilium.address import parse_address, require_protected
+from consilium.certificate_forms import covers, load
+from consilium.certificates import TlsFiles
 from consilium.database import database_settings, sqlite_settings
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
@@ -18,6 +21,7 @@ from site_runtime.home import SiteHome
 from tasks.gate_key import GATE_AUDIENCE, TASK_AUDIENCE, gate_key
 from tasks.head import load_protocol, registered_studies
 from tasks.home import LOCAL_QUEUE, CoordinatorHome
+from tasks.settings import load_settings
 
 OPERATOR = "operator"  # administers Airflow
 CLINICIAN = "clinician"  # signs off a release where a protocol names no other role; no administrator may
@@ -26,6 +30,8 @@ LOST_SECONDS = 30  # a running task whose supervisor was silent for so long is l
 OUTAGE_SECONDS = 3600  # a coordinator may be away for so long before anybody gives up
 RETRY_SECONDS = 5.0  # longest pause between two attempts to reach it; the shortest is one second
 _NOTICED_SECONDS = 15  # until the scheduler has seen and settled a lost task
+
+_PROXIES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"}
 
 Settings = dict[str, dict[str, object]]
 
@@ -49,6 +55,21 @@ def dags_folder() -> Path:
 def base_url(port: int) -> str:
     """Where the coordinator of this machine answers."""
     return f"http://127.0.0.1:{port}"
+
+
+def inside_url(home: CoordinatorHome, port: int) -> str:
+    """Where the coordinator's own processes and commands reach it: loopback, with TLS where it speaks that.
+
+    Where a certificate of one's own is not for loopback, it is the URL of the hospitals.
+
+    Raises:
+        ConsiliumError: E112, E113, E116.
+    """
+    settings = load_settings(home)
+    if settings.tls.mode != "server":
+        return base_url(port)
+    loopback = covers(load(TlsFiles(home.tls).certificate), "127.0.0.1")
+    return f"https://127.0.0.1:{port}" if loopback else parse_address(settings.url or "").url
 
 
 def _common(airflow: Path, url: str) -> Settings:
@@ -96,13 +117,17 @@ def _common(airflow: Path, url: str) -> Settings:
 
 
 def coordinator_settings(home: CoordinatorHome, port: int, deadline_seconds: int, sites: int) -> Settings:
-    """Settings of the coordinator's Airflow, listening on `port` of loopback.
+    """Settings of the coordinator's Airflow, listening on `port`.
 
     Args:
         deadline_seconds: the longest deadline of the registered studies.
         sites: number of enrolled sites.
+
+    Raises:
+        ConsiliumError: E112, E113, E116.
     """
-    url = base_url(port)
+    own = load_settings(home)
+    url = inside_url(home, port)
     settings = _common(home.airflow, url)
     settings["database"] = database_settings(home)
     settings["core"] |= {
@@ -131,13 +156,19 @@ def coordinator_settings(home: CoordinatorHome, port: int, deadline_seconds: int
     settings["api"] = {
         "host": "127.0.0.1",
         "port": port,
-        "base_url": url,
+        "base_url": own.url or url,
         "workers": 1,
         "secret_key": secrets.token_urlsafe(32),
         "expose_config": False,
         "enable_swagger_ui": False,
         "instance_name": "Consilium",
     }
+    if own.tls.mode == "server":
+        files = TlsFiles(home.tls)
+        host, _ = own.tls.listens_at(port)
+        settings["api"] |= {"host": host, "ssl_cert": files.certificate, "ssl_key": files.key}
+        if files.ca.exists():  # for the coordinator's own tasks
+            settings["api"] |= {"ssl_ca_file": files.ca, "client_use_public_certs": False}
     settings["api_auth"] = {
         "jwt_private_key_path": home.api_key,
         "jwt_issuer": "coordinator",
@@ -157,8 +188,15 @@ def coordinator_settings(home: CoordinatorHome, port: int, deadline_seconds: int
 
 
 def site_settings(home: SiteHome, site: str, url: str) -> Settings:
-    """Settings of a site's edge worker, which talks to the coordinator at `url`."""
+    """Settings of a site's edge worker, which talks to the coordinator at `url`.
+
+    Raises:
+        ConsiliumError: E113; E115, plain HTTP to another machine.
+    """
+    require_protected(parse_address(url))
     settings = _common(home.airflow, url)
+    if home.ca.exists():  # the authority that was pinned, and no public one beside it
+        settings["api"] = {"ssl_ca_file": home.ca, "client_use_public_certs": False}
     settings["core"]["hostname_callable"] = "consilium.airflow_home.site_host_name"
     settings["edge"]["worker_concurrency"] = 4  # a supervisor lingers 5 s after its task
     settings["api_auth"] = {
@@ -205,10 +243,15 @@ def password(home: CoordinatorHome, user: str) -> str:
     return str(json.loads(passwords_file(home).read_text())[user])
 
 
-def write_coordinator(home: CoordinatorHome, port: int, deadline_seconds: int, sites: int) -> None:
-    """Write configuration, key and passwords of the coordinator's Airflow; keys and passwords are kept."""
+def make_api_key(home: CoordinatorHome) -> None:
+    """Draw the key of Airflow's own tokens, once."""
     if not home.api_key.exists():
         SigningKey.generate("coordinator").save(home.api_key)
+
+
+def write_coordinator(home: CoordinatorHome, port: int, deadline_seconds: int, sites: int) -> None:
+    """Write configuration, keys and passwords of the coordinator's Airflow; keys and passwords are kept."""
+    make_api_key(home)
     gate_key(home)
     known = json.loads(passwords_file(home).read_text()) if passwords_file(home).exists() else {}
     users = (OPERATOR, *sign_off_roles(home))
@@ -233,7 +276,15 @@ def coordinator_environment(home: CoordinatorHome) -> dict[str, str]:
 def site_environment(home: SiteHome, site: str, url: str) -> dict[str, str]:
     """Environment of a site's worker: it names this site alone, and no user or host of the machine."""
     threads = os.environ.get("OMP_NUM_THREADS", "1")
-    return _environment(home.root, home.airflow) | {
+    environment = {
+        name: value
+        for name, value in _environment(home.root, home.airflow).items()
+        if name.upper() not in _PROXIES  # the one way out is the one configured
+    }
+    if home.ca.exists():
+        # aiohttp (the edge client) and urllib read OpenSSL's variables: one authority, no folder beside it.
+        environment |= {"SSL_CERT_FILE": str(home.ca), "SSL_CERT_DIR": os.devnull}
+    return environment | {
         "CONSILIUM_SITE_HOME": str(home.root),
         "CONSILIUM_SITE": site,
         "CONSILIUM_COORDINATOR_URL": url,

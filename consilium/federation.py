@@ -10,6 +10,8 @@ import typer
 from rich.table import Table
 
 from consilium.federation_backup import backup_command, restore_command
+from consilium.federation_certificate import certificate
+from consilium.federation_init import init
 from consilium.output import Json, file_to_write, home_folder, plain, print_json, reporting_refusals, screen
 from contracts.errors import ConsiliumError
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
+app.command("init")(init)
+app.command("certificate")(certificate)
 app.command("backup")(backup_command)
 app.command("restore")(restore_command)
 

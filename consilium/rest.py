@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import httpx
 
 from consilium.airflow_home import OPERATOR, password
+from consilium.certificates import TlsFiles
 from contracts.errors import ConsiliumError
 from tasks.home import CoordinatorHome
 
@@ -84,7 +86,11 @@ class Airflow:
     _client: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
-        self._client = httpx.Client(base_url=self.url, timeout=30.0, trust_env=False)
+        trust: ssl.SSLContext | bool = False  # plain HTTP on loopback has no certificate
+        if self.url.startswith("https:"):
+            ca = TlsFiles(self.home.tls).ca
+            trust = ssl.create_default_context(cafile=ca if ca.exists() else None)
+        self._client = httpx.Client(base_url=self.url, timeout=30.0, trust_env=False, verify=trust)
 
     def as_role(self, role: str) -> Airflow:
         """The same Airflow as the user who may sign off in a role."""

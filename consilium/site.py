@@ -12,6 +12,7 @@ from rich.table import Table
 
 from consilium.output import Json, home_folder, neighbours, print_json, reporting_refusals, screen
 from consilium.site_join import card, enrol, join, peers, rotate
+from consilium.site_start import start, tunnel
 from consilium.study import find_study
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
@@ -365,3 +366,5 @@ def _say(home: SiteHome, study: str, as_json: bool) -> None:
 for command in (enrol, join, rotate, card):
     app.command()(command)
 app.add_typer(peers, name="peers")
+app.command("start")(start)
+app.command("tunnel")(tunnel)

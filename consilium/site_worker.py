@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import http.client
 import importlib
 import os
+import ssl
 import sys
 import tempfile
 import time
@@ -24,10 +26,13 @@ from pathlib import Path
 
 from consilium.airflow_home import site_environment
 from consilium.confine import hide
+from consilium.output import reporting_refusals
 from consilium.processes import MARK, Part
+from contracts.errors import ConsiliumError
 from site_runtime.home import SiteHome
 from site_runtime.warm import WARM, warm
 
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.3, 5.0  # while the coordinator does not answer
 PATIENCE_SECONDS = 2.0  # between attempts: a name is free 5 s after its last worker fell silent
 
 # What Airflow itself imports and what does not look at a configuration: half of its start.
@@ -75,10 +80,12 @@ def main() -> None:
     parser.add_argument("--url", required=True, help="where the coordinator answers")
     parser.add_argument("--hide", type=Path, action="append", default=[], help="out of reach of the site")
     parser.add_argument("--keep", type=Path, action="append", default=[], help="in reach all the same")
+    parser.add_argument("--name", help="of the only site; else the name of its folder")
     parser.add_argument("--run", type=Path, help="folder of the records of supervised processes")
     given = parser.parse_args()
     if len(given.homes) == 1:
-        work(SiteHome(given.homes[0]), given)
+        with reporting_refusals():
+            work(SiteHome(given.homes[0]), given)
     else:
         warm([*WARM, *BELOW_AIRFLOW])
         gc.freeze()  # what is shared now is not copied by a later collection
@@ -113,8 +120,12 @@ def fork(home: SiteHome, given: argparse.Namespace) -> None:
 
 
 def work(home: SiteHome, given: argparse.Namespace) -> None:
-    """Become the site, import Airflow (which warms this process) and work until the worker drains."""
-    site, url = home.root.name, given.url
+    """Become the site, import Airflow (which warms this process) and work until the worker drains.
+
+    Raises:
+        ConsiliumError: E117, what answers is not the coordinator that this hospital trusts.
+    """
+    site, url = given.name or home.root.name, given.url
     environment = site_environment(home, site, url)
     if given.run is not None:
         environment[MARK] = Part(f"site-{site}", given.run).mark
@@ -158,14 +169,26 @@ def confine(hidden: list[Path], kept: list[Path]) -> None:
 
 
 def wait_for_coordinator(url: str) -> None:
-    """Return when the coordinator's edge API answers."""
+    """Return when the coordinator's edge API answers; say what it waits for when that changes.
+
+    Raises:
+        ConsiliumError: E117, the certificate that answers is not trusted: waiting would not help.
+    """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    said, pause = "", FIRST_PAUSE_SECONDS
     while True:
         try:
             with opener.open(f"{url}/edge_worker/v1/health", timeout=5):
                 return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
+        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                raise ConsiliumError("E117", f"{url}: {reason.verify_message}") from error
+            if str(reason) != said:
+                said = str(reason)
+                print(f"waiting for the coordinator at {url}: {said}", flush=True)
+        time.sleep(pause)
+        pause = min(pause * 1.1, LONGEST_PAUSE_SECONDS)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import typer
 from consilium.airflow_home import (
     base_url,
     coordinator_environment,
+    inside_url,
     write_coordinator,
     write_site,
 )
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from consilium.rest import Airflow
 
 START_SECONDS = 180.0
+DEFAULT_PORT = 8080
 COMPONENTS = ("api-server", "scheduler", "dag-processor")
 _SKIP_LOG_SERVER = {"scheduler": ["--skip-serve-logs"]}
 
@@ -56,8 +58,8 @@ class Platform:
 
     @property
     def url(self) -> str:
-        """Where the coordinator answers."""
-        return base_url(self.port)
+        """Where the coordinator answers on this machine."""
+        return inside_url(self.coordinator, self.port)
 
     @property
     def airflow(self) -> Airflow:
@@ -111,7 +113,7 @@ class Platform:
         Raises:
             ConsiliumError: E104, it runs.
         """
-        command = [sys.executable, "-m", "airflow", name, *_SKIP_LOG_SERVER.get(name, [])]
+        command = component_command(self.coordinator, name)
         self.part(name).start(command, coordinator_environment(self.coordinator), self.coordinator.root)
 
     def revive(self) -> list[str]:
@@ -132,6 +134,13 @@ class Platform:
 def run_folder(home: Path) -> Path:
     """Records and logs of the processes of a home."""
     return home / "run"
+
+
+def component_command(coordinator: CoordinatorHome, name: str) -> list[str]:
+    """What runs as one of `COMPONENTS`."""
+    proxied = name == "api-server" and load_settings(coordinator).tls.mode == "proxy"
+    options = ["--proxy-headers"] if proxied else _SKIP_LOG_SERVER.get(name, [])
+    return [sys.executable, "-m", "airflow", name, *options]
 
 
 def up(
@@ -178,7 +187,7 @@ def prepare(home: Path, federation: Path, studies: list[StudyProtocol], port: in
     """Write keys, registry, approvals and configurations; return the names of the local hospitals.
 
     Raises:
-        ConsiliumError: E107, E103, E101, E304.
+        ConsiliumError: E107, E103, E101, E304; E112, E114, the coordinator answers with TLS itself.
     """
     from consilium.local_sites import enrol_together
     from site_runtime.consent import approve_unless_declined
@@ -186,6 +195,12 @@ def prepare(home: Path, federation: Path, studies: list[StudyProtocol], port: in
     from tasks.head import load_protocol, register_study, registered_studies
 
     coordinator = CoordinatorHome(home / "coordinator")
+    if load_settings(coordinator).tls.mode == "server":
+        raise ConsiliumError(
+            "E114",
+            "tls.mode 'server': hospitals beside the coordinator speak to loopback without TLS; "
+            "use `consilium up --coordinator` and `consilium site start`",
+        )
     files = sorted(federation.glob("*.yaml"))
     if not files:
         raise ConsiliumError("E107", f"{federation}: no <site>.yaml in it")
@@ -213,7 +228,7 @@ def _start(platform: Platform, studies: list[StudyProtocol], say: Say) -> None:
     coordinator.gate_state.unlink(missing_ok=True)
     for name in COMPONENTS:
         platform.start_component(name)
-    wait_ready(together, lambda: _components_work(platform), START_SECONDS, "Airflow")
+    wait_ready(together, lambda: components_work(platform), START_SECONDS, "Airflow")
     say("reading the DAGs")
     wanted = {f"{s.study}.{kind}" for s in studies for kind in ("intake", "round", "release")}
     wait_ready(together, lambda: wanted <= set(platform.airflow.dags()), START_SECONDS, "the DAGs")
@@ -241,7 +256,8 @@ def migrate(coordinator: CoordinatorHome, environment: dict[str, str]) -> None:
         database.execute("PRAGMA journal_mode=WAL")
 
 
-def _components_work(platform: Platform) -> bool:
+def components_work(platform: Platform) -> bool:
+    """Say whether every part of the coordinator's Airflow is healthy."""
     health = platform.airflow.health()
     names = ("metadatabase", "scheduler", "dag_processor")
     healthy = bool(health) and all(health.get(name) == "healthy" for name in names)
@@ -317,10 +333,23 @@ def up_command(
     federation: Annotated[
         Path | None, typer.Option(help="Folder of site.yaml files; the first study's own when left out.")
     ] = None,
-    port: Annotated[int, typer.Option(help="Port of the coordinator on this machine.")] = 8080,
+    port: Annotated[
+        int | None, typer.Option(help="Port of the coordinator on this machine; 8080 unless settings differ.")
+    ] = None,
+    coordinator: Annotated[
+        bool, typer.Option("--coordinator", help="The coordinator alone: its hospitals are elsewhere.")
+    ] = False,
+    prepare_only: Annotated[
+        bool, typer.Option("--prepare-only", help="Write what systemd units need, and start nothing.")
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Start the coordinator and the hospitals of a federation on this machine."""
+    if coordinator or prepare_only:
+        from consilium.coordinator import start
+
+        start(studies or [], federation, port, prepare_only, json_output)
+        return
     from consilium.airflow_home import OPERATOR, password, passwords_file, sign_off_roles
     from consilium.study import find_federation, find_study
 
@@ -329,11 +358,13 @@ def up_command(
         protocols = [load_study(find_study(name)) for name in names]
         folder = find_federation(protocols[0].study, federation)
         if json_output:
-            platform = up(home_folder(), folder, protocols, port)
+            platform = up(home_folder(), folder, protocols, port or DEFAULT_PORT)
             print_json({"url": platform.url, "home": str(platform.home), "sites": platform.sites})
             return
         with screen.status("starting") as status:
-            platform = up(home_folder(), folder, protocols, port, lambda text: status.update(text))
+            platform = up(
+                home_folder(), folder, protocols, port or DEFAULT_PORT, lambda text: status.update(text)
+            )
         screen.print(f"Consilium is up at {platform.url} with {', '.join(platform.sites)}.")
         screen.print(f"User {OPERATOR}, password {password(platform.coordinator, OPERATOR)}")
         roles = ", ".join(sign_off_roles(platform.coordinator))

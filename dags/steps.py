@@ -106,7 +106,8 @@ def exchange(home: SiteHome) -> Any:
     """The coordinator's exchange as this site's worker reaches it."""
     from site_runtime.exchange import HttpExchange
 
-    return HttpExchange(os.environ["CONSILIUM_COORDINATOR_URL"], os.environ["CONSILIUM_SITE"], home.edge_key)
+    url, site = os.environ["CONSILIUM_COORDINATOR_URL"], os.environ["CONSILIUM_SITE"]
+    return HttpExchange(url, site, home.edge_key, home.ca if home.ca.exists() else None)
 
 
 def coordinator_home() -> CoordinatorHome:

@@ -49,13 +49,23 @@ class SiteHome:
 
     @property
     def coordinator_url(self) -> Path:
-        """Where the coordinator is reached (text), from its startup kit."""
+        """Where the coordinator answers (text), from its startup kit."""
         return self.root / "keys" / "coordinator.url"
 
     @property
     def ca(self) -> Path:
-        """The authority (PEM) that must have signed the coordinator's certificate, when the kit names one."""
+        """The authority (PEM) whose certificates the coordinator shows; absent: those of this machine."""
         return self.root / "keys" / "ca.pem"
+
+    @property
+    def certificate(self) -> Path:
+        """Certificate (PEM) of the edge key, where the federation asks hospitals for one."""
+        return self.root / "keys" / "edge.crt.pem"
+
+    @property
+    def tunnel(self) -> Path:
+        """Configuration of the loopback tunnel that shows this certificate."""
+        return self.root / "tunnel"
 
     @property
     def kit(self) -> Path:

@@ -70,6 +70,21 @@ class CoordinatorHome:
         return self.root / "audit"
 
     @property
+    def tls(self) -> Path:
+        """Certificates and keys of the two private authorities and of the server."""
+        return self.root / "keys" / "tls"
+
+    @property
+    def nginx(self) -> Path:
+        """Configuration and temporary files of the nginx before the API server."""
+        return self.root / "nginx"
+
+    @property
+    def systemd(self) -> Path:
+        """Units that run this coordinator."""
+        return self.root / "systemd"
+
+    @property
     def federation(self) -> Path:
         """The registry of enrolled sites (names, public keys, declared sizes)."""
         return self.root / "federation.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
@@ -24,6 +25,16 @@ class Tls(_Section):
 
     mode: Literal["none", "server", "proxy"] = "none"
     client_certificates: bool = False  # ask hospitals for one as well; needs mode proxy
+    # Where TLS is answered on this machine, as in 192.0.2.7:8443; when not given, at the URL's port of every
+    # IPv4 address.
+    listen: Annotated[str, Field(pattern=r"^(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-f:.]+\]):\d{1,5}$")] | None = None
+
+    def listens_at(self, port: int) -> tuple[str, int]:
+        """Address and port at which TLS is answered on this machine, for a URL with `port`."""
+        if self.listen is None:
+            return "0.0.0.0", port
+        host, _, own = self.listen.rpartition(":")
+        return host.strip("[]"), int(own)
 
 
 class Exchange(_Section):
@@ -39,6 +50,7 @@ class Settings(_Section):
 
     federation: Text = "local"
     url: Text | None = None  # as hospitals reach it; http://127.0.0.1:<port> when not given
+    port: Annotated[int, Field(ge=1, le=65535)] = 8080  # of the API server on loopback, behind a proxy
     database: Text | None = None  # SQLAlchemy URL of Airflow's metadata; SQLite in the home when not given
     # Code versions of hospitals that a plan accepts besides the coordinator's own.
     accepted_versions: Annotated[list[Version], Field(max_length=15)] = []
@@ -57,11 +69,21 @@ def load_settings(home: CoordinatorHome) -> Settings:
     if not home.settings.exists():
         return Settings()
     try:
-        return Settings.model_validate(load_yaml(home.settings.read_text(encoding="utf-8")) or {})
-    except ValidationError as error:
-        raise ConsiliumError("E112", f"{home.settings}: {first_problem(error)}") from error
+        return parse_settings(load_yaml(home.settings.read_text(encoding="utf-8")) or {}, home.settings)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConsiliumError("E112", f"{home.settings}: {error}") from error
+
+
+def parse_settings(value: object, where: Path) -> Settings:
+    """Check the content of a settings file.
+
+    Raises:
+        ConsiliumError: E112, naming field, value and what was expected.
+    """
+    try:
+        return Settings.model_validate(value)
+    except ValidationError as error:
+        raise ConsiliumError("E112", f"{where}: {first_problem(error)}") from error
 
 
 def save_settings(home: CoordinatorHome, settings: Settings) -> None:
