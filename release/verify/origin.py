@@ -27,7 +27,7 @@ def lineage(release: Opened) -> str:
 
 
 def _sheet(release: Opened, named: SiteData) -> None:
-    """Open one data sheet; its key is the hospital's as far as its ledger shows it, which knows former keys."""
+    """Open one data sheet; its key is one of the hospital's as far as its ledger shows them."""
     text = release.read(f"{DATA_SHEETS}/{named.site}.json")
     signed = parse_signed(text)
     keys = {p.site: p.ledger_key for p in release.manifest.site_privacy if p.ledger_key is not None}
