@@ -253,7 +253,8 @@ class ChainFile:
             raise ConsiliumError(
                 "E402",
                 f"{self.path}: key {keys[-1]} is in force, expected {self._key.public}; "
-                "if a rotation was interrupted, `consilium ledger rotate` completes it",
+                "if a rotation was interrupted, `consilium ledger rotate` completes it (at the coordinator "
+                "`consilium federation rotate --coordinator`)",
             )
 
     @contextmanager

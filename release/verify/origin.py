@@ -6,6 +6,7 @@ from contracts.datasheet import DataSheet
 from contracts.errors import ConsiliumError
 from contracts.release import SiteData
 from contracts.signing import open_signed, parse_signed
+from privacy.excerpt import read_excerpt
 from release.contents import DATA_SHEETS, EVENTS
 from release.ledgers import FOLDER, check_exchanges, check_replay, keeper
 from release.verify.check import Opened
@@ -26,13 +27,16 @@ def lineage(release: Opened) -> str:
 
 
 def _sheet(release: Opened, named: SiteData) -> None:
-    """Open one data sheet; its key is the hospital's as far as its ledger shows it."""
+    """Open one data sheet; its key is one of the hospital's as far as its ledger shows them."""
     text = release.read(f"{DATA_SHEETS}/{named.site}.json")
     signed = parse_signed(text)
     keys = {p.site: p.ledger_key for p in release.manifest.site_privacy if p.ledger_key is not None}
-    own_ledger = release.manifest.privacy_mode == "patient" and named.site in keys
-    key = keys[named.site] if own_ledger else signed.key
-    assert key is not None
+    key = signed.key
+    if release.manifest.privacy_mode == "patient" and named.site in keys:
+        key = keys[named.site]
+        if signed.key != key:
+            ledger = read_excerpt(release.read(f"{FOLDER}/{named.site}.jsonl"), key)
+            key = signed.key if signed.key in ledger.keys else key
     sheet = open_signed(text, DataSheet, named.site, key)
     found = {
         "data_sheet": signed.digest,
