@@ -21,7 +21,6 @@ from consilium.up import (
     START_SECONDS,
     Platform,
     Say,
-    component_command,
     components_work,
     ends_on_signal,
     migrate,
@@ -128,14 +127,14 @@ def start(
 def _start(platform: Platform, say: Say) -> None:
     """Start the parts, wait until they work, and open the door to hospitals last."""
     coordinator = platform.coordinator
-    environment = coordinator_environment(coordinator)
     settings = load_settings(coordinator)
     say("preparing Airflow's database")
-    migrate(coordinator, environment)
+    migrate(coordinator, coordinator_environment(coordinator))
     say("starting Airflow")
     components = [platform.part(name) for name in COMPONENTS]
-    for part in components:
-        part.start(component_command(coordinator, part.name), environment, coordinator.root)
+    coordinator.gate_state.unlink(missing_ok=True)
+    for name in COMPONENTS:
+        platform.start_component(name)
     wait_ready(components, lambda: components_work(platform), START_SECONDS, "Airflow")
     if settings.tls.mode == "proxy":
         say("starting nginx")

@@ -159,6 +159,8 @@ class ReleaseManifest(Contract):
     events: Digest | None = None  # head of the event log in events.jsonl
     sign_off: Annotated[list[Text], Field(min_length=1, max_length=2)]  # roles that must approve
     triggered_by: Text | None = None  # the Airflow user who started the release run; they may not approve
+    # Hospitals that withdrew in mid-study, and the first exchange without them; None where nobody did.
+    withdrawn: Annotated[dict[SiteName, Count], Field(max_length=1000)] | None = None
     files: Annotated[list[ReleaseFile], Field(max_length=5000)]
     verified: Timestamp  # when the last hospital had verified the exported model
     created: Timestamp

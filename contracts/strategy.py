@@ -69,7 +69,7 @@ class Secure(Contract):
     """
 
     method: Literal["secure"]
-    threshold: Annotated[float, Field(gt=0.5, le=1)] = 0.6
+    threshold: Annotated[float, Field(gt=0.5, le=1)] = 0.7
 
 
 Aggregation = Annotated[

@@ -149,6 +149,7 @@ def _manifest(facts: ReleaseFacts, files: Mapping[str, bytes]) -> ReleaseManifes
         events=_events_head(facts.events),
         sign_off=list(protocol.sign_off.roles),
         triggered_by=facts.triggered_by,
+        withdrawn=dict(facts.withdrawn) or None,
         files=[
             ReleaseFile(path=path, sha256=sha256(data), size=len(data))
             for path, data in sorted(files.items())

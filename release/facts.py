@@ -77,6 +77,7 @@ class ReleaseFacts:
         components: installed packages of the coordinator, where training's other half ran.
         regulatory: the regulatory status that applies.
         regulatory_statement: signed text by the person who changed it; None while it is the default.
+        withdrawn: hospitals that withdrew in mid-study, with the first exchange without them.
     """
 
     protocol: StudyProtocol
@@ -109,6 +110,7 @@ class ReleaseFacts:
     components: Sequence[Component] = ()
     regulatory: str = INVESTIGATIONAL
     regulatory_statement: str | None = None
+    withdrawn: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def product(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import traceback
 from datetime import UTC, datetime
 from typing import Any
@@ -92,11 +93,21 @@ def _sign_and_log(home: SiteHome, site: str, document: BaseModel) -> str:
         "type": signed.type,
         "digest": signed.digest,
         "bytes": len(text),
+        "to": recipient(home),
         "document": signed.document,
         "signature": signed.signature,
     }
     append_line(home.egress_log, json.dumps(line, sort_keys=True))
     return text
+
+
+def recipient(home: SiteHome) -> str:
+    """To whom documents go: where the coordinator answers, if that is known, and its pinned key."""
+    url = os.environ.get("CONSILIUM_COORDINATOR_URL", "coordinator")
+    try:
+        return f"{url} (key {home.coordinator_key.read_text().strip()[:12]})"
+    except OSError:
+        return url
 
 
 def send(home: SiteHome, config: SiteConfig, document: BaseModel) -> str:

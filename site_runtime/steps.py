@@ -98,7 +98,7 @@ def unmask(home: SiteHome, request: str, exchange: Exchange) -> str:
         asked = open_signed(request, UnmaskRequest, "coordinator", coordinator_public(home))
         asked_digest = digest(parse_signed(request).document)
         protocol = load_approved(home, asked.study)
-        check_consent(home, asked.study, asked.protocol_hash)
+        check_consent(home, config, asked.study, asked.protocol_hash)
         masks = open_masks(home, config.site, protocol)
         with exclusively(home, asked_digest):
             if finished(home, asked_digest) is None:

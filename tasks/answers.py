@@ -14,6 +14,7 @@ from contracts.refusal import Refusal
 from contracts.signing import open_signed, parse_signed
 from tasks.federation import Federation, load_federation
 from tasks.home import CoordinatorHome
+from tasks.withdrawals import note_withdrawals
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -120,4 +121,5 @@ def gather(
             answers.refused[site] = error.number
             continue
         answers.documents[site], answers.texts[site], answers.digests[site] = document, text, digest
+    note_withdrawals(home, plan, answers.refused)
     return answers

@@ -22,6 +22,7 @@ from tasks.roster import study_noise
 from tasks.spending import shown_ledgers, site_privacy
 from tasks.store import load_plan, load_record, sheet_text
 from tasks.versions import previous_release, version_and_change
+from tasks.withdrawals import withdrawn_since
 from validation.pooling import metrics_tree
 
 
@@ -92,6 +93,7 @@ def release_facts(
         components=components(),
         regulatory=regulatory,
         regulatory_statement=statement,
+        withdrawn=withdrawn_since(home, study),
     )
 
 

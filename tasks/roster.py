@@ -22,6 +22,7 @@ from tasks.intake import admitted_sheets
 from tasks.sealed import seal_key
 from tasks.settings import load_settings
 from tasks.store import load_sheet
+from tasks.withdrawals import has_withdrawn
 
 Kind = Literal["statistics", "training", "histogram", "local", "evaluation", "verification"]
 NOISED = ("statistics", "training", "histogram", "local")
@@ -32,11 +33,14 @@ def eligible_sites(
 ) -> tuple[dict[str, tuple[DataSheet, str]], dict[str, str]]:
     """Return the sites that a plan can count on, and why each of the others is absent."""
     sheets = admitted_sheets(home, protocol.study, protocol.hash)
+    withdrawn = has_withdrawn(home, protocol.study, {site: digest for site, (_, digest) in sheets.items()})
     eligible, absent = {}, {}
     for site in load_federation(home).sites:
         if site not in sheets:
             known = load_sheet(home, protocol.study, site) is not None
             absent[site] = "blocked by data quality or protocol version" if known else "no data sheet"
+        elif site in withdrawn:
+            absent[site] = "withdrawn from the study"
         elif site not in present:
             absent[site] = "not connected"
         else:

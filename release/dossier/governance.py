@@ -45,6 +45,9 @@ def governance(facts: ReleaseFacts) -> bytes:
             },
             "hospitals": hospitals,
             "hospitals_rule": _HOSPITALS,
+            "withdrawn": [
+                {"site": site, "since_exchange": since} for site, since in sorted(facts.withdrawn.items())
+            ],
             "approvals_current": _current(facts, hospitals),
         }
     )

@@ -26,7 +26,7 @@ from consilium.simulation import Simulation, with_privacy
 from contracts.errors import ConsiliumError
 from contracts.study import parse_study
 from tasks.store import load_record
-from tests.factories import PRIVACY, SITE, private_study, study_fields, tiny_study, write_site
+from tests.factories import POLICY, PRIVACY, SITE, private_study, study_fields, tiny_study, write_site
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -180,17 +180,20 @@ def test_the_clip_of_hospital_level_privacy_is_that_of_an_update():
 
 def test_only_simulated_hospitals_are_spoken_for(tmp_path):
     """A hospital with patients of its own has to allow exact updates itself."""
-    real = federation(tmp_path / "real", policy={"minimum_cell": 3})
+    real = federation(tmp_path / "real", policy=POLICY | {"exact_updates": False})
     with pytest.raises(ConsiliumError, match="ash") as refused:
         allowing_exact_updates(real, tmp_path / "never")
     assert refused.value.number == "E304" and not (tmp_path / "never").exists()
     simulated = tmp_path / "simulated"
     simulated.mkdir()
-    fields = SITE | {"source": {"connector": "synthetic", "patients": 500}, "policy": {"minimum_cell": 3}}
+    fields = SITE | {
+        "source": {"connector": "synthetic", "patients": 500},
+        "policy": POLICY | {"exact_updates": False},
+    }
     (simulated / "ash.yaml").write_text(yaml.safe_dump(fields))
     allowed = allowing_exact_updates(simulated, tmp_path / "allowed")
     found = yaml.safe_load((allowed / "ash.yaml").read_text())
-    assert found["policy"] == {"minimum_cell": 3, "exact_updates": True}
+    assert found["policy"] == POLICY
     willing = federation(tmp_path / "willing")
     assert allowing_exact_updates(willing, tmp_path / "none") == willing
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -429,3 +430,15 @@ def _luminance(colour: str) -> float:
     parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_a_hospital_that_withdrew_is_named_on_the_page_in_the_manifest_and_in_the_dossier(facts):
+    from release.directory import _manifest
+    from release.dossier.governance import governance
+
+    left = dataclasses.replace(facts, withdrawn={"cedar": 4})
+    shown = validation_page(left)
+    assert "cedar withdrew from the study" in shown and "from number 4 on" in shown
+    assert "withdrew" not in validation_page(facts)
+    assert json.loads(governance(left))["withdrawn"] == [{"site": "cedar", "since_exchange": 4}]
+    assert _manifest(left, {}).withdrawn == {"cedar": 4} and _manifest(facts, {}).withdrawn is None

@@ -13,7 +13,7 @@ from contracts.update import UpdateEnvelope
 from site_runtime.config import load_site
 from site_runtime.egress import egress_records, refuse, send
 from site_runtime.enrol import site_card
-from tests.factories import ZERO, enrolled_site
+from tests.factories import POLICY, ZERO, enrolled_site
 from validation.disclosure import Table, covering, rounded, table_metrics
 from validation.proportion import wilson
 
@@ -240,7 +240,7 @@ def test_a_document_that_was_made_past_its_validation_stays(tmp_path):
 
 def test_an_update_without_noise_needs_the_hospitals_policy(tmp_path):
     for name, exact in (("open", True), ("closed", False)):
-        home = enrolled_site(tmp_path / name, policy={"exact_updates": exact})
+        home = enrolled_site(tmp_path / name, policy=POLICY | {"exact_updates": exact})
         config = load_site(home)
         send(home, config, update(config.policy_digest, noise_multiplier=1.0))
         if exact:

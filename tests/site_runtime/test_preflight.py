@@ -11,7 +11,7 @@ import yaml
 from contracts.errors import ConsiliumError
 from contracts.study import StudyProtocol, parse_study
 from site_runtime.config import SiteConfig, load_site_file
-from site_runtime.consent import check_policy
+from site_runtime.consent import check_study
 from site_runtime.preflight import check_layers, check_promise
 from strategies.fedavg import FedAvg
 from strategies.registry import STRATEGIES
@@ -53,7 +53,7 @@ def test_a_mechanism_that_the_accountant_does_not_describe_is_refused(
     config = site(tmp_path, governance=governance)
     assert number_of(config, private_study(**changes)) == number
     with pytest.raises(ConsiliumError, match=number):
-        check_policy(config, private_study(**changes))
+        check_study(config, private_study(**changes))
     check_promise(config, tiny_study(**{k: v for k, v in changes.items() if k != "privacy"}), {})
 
 

@@ -13,10 +13,11 @@ from contracts.refusal import Refusal
 from contracts.signing import SigningKey, to_text
 from tasks.head import advance, load_head
 from tasks.replay import replay
-from tasks.roster import last_ledger_heads, note_ledger_heads
+from tasks.roster import eligible_sites, last_ledger_heads, note_ledger_heads
 from tasks.rounds import close_round, open_round
-from tasks.store import get_tensors, load_record
+from tasks.store import get_tensors, load_record, save_sheet
 from tasks.watchdog import idle_studies
+from tasks.withdrawals import withdrawn_since
 from tests.factories import (
     TinyFederation,
     honest_answer,
@@ -306,3 +307,22 @@ def rings(federation, monkeypatch, seconds: float) -> bool:
     """Say whether the watchdog rings the study after so many seconds without activity."""
     monkeypatch.setattr("tasks.watchdog.seconds_since", lambda timestamp: seconds)
     return "tiny" in idle_studies(federation.home)
+
+
+def test_a_hospital_that_withdrew_is_left_out_until_it_publishes_another_sheet(tmp_path):
+    federation = TinyFederation(tmp_path, tiny_study())
+    plan, digest = open_next(federation, "one")
+    no = Refusal.of(ConsiliumError("E303"), study="tiny", site="birch", stage="train", plan=digest)
+    answers = {s: honest_answer(federation, plan, digest, s, tmp_path) for s in ("ash", "cedar")}
+    close_round(
+        federation.home, "tiny", "one", {**answers, "birch": to_text(federation.keys["birch"].sign(no))}
+    )
+    everybody = set(federation.keys)
+    eligible, absent = eligible_sites(federation.home, federation.protocol, everybody)
+    assert sorted(eligible) == ["ash", "cedar"] and absent == {"birch": "withdrawn from the study"}
+    plan, _ = open_next(federation, "two")
+    assert [entry.site for entry in plan.roster] == ["ash", "cedar"]
+    again = federation.sheet("birch", created="2030-01-01T00:00:00Z")
+    save_sheet(federation.home, "tiny", "birch", again)
+    assert sorted(eligible_sites(federation.home, federation.protocol, everybody)[0]) == sorted(everybody)
+    assert withdrawn_since(federation.home, "tiny") == {"birch": 0}  # the record keeps it
