@@ -21,7 +21,7 @@ from consilium.output import (
     screen,
     writing,
 )
-from consilium.site import Home, Site, find_site
+from consilium.site_home import Home, Site, find_site
 from contracts.errors import ConsiliumError
 from contracts.study import Adjacency
 

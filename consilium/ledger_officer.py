@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from consilium.output import Json, print_json, reporting_refusals, screen
-from consilium.site import Home, Site, find_site
+from consilium.site_home import Home, Site, find_site
 from contracts.errors import ConsiliumError
 
 if TYPE_CHECKING:

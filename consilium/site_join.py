@@ -72,7 +72,7 @@ def join(
     json: Json = False,
 ) -> None:
     """Take the coordinator's startup kit. The first time it needs the fingerprint that you were told."""
-    from consilium.site import find_site
+    from consilium.site_home import find_site
     from site_runtime.joining import join as take
     from site_runtime.joining import peers_of
 
@@ -124,7 +124,7 @@ def rotate(
     json: Json = False,
 ) -> None:
     """Make new keys and a change signed by the old one; in force when the coordinator's kit comes."""
-    from consilium.site import find_site
+    from consilium.site_home import find_site
     from site_runtime.config import load_site
     from site_runtime.rotation import begin_rotation, finish_rotation, pending_rotation
 
@@ -153,7 +153,7 @@ def rotate(
 
 def card(site: Site = None, home: Home = None, json: Json = False) -> None:
     """Show this hospital's keys and the coordinator's by their fingerprints, to be read out."""
-    from consilium.site import find_site
+    from consilium.site_home import find_site
 
     with reporting_refusals(json):
         facts = card_facts(find_site(site, home))
@@ -167,7 +167,7 @@ def card(site: Site = None, home: Home = None, json: Json = False) -> None:
 @peers.command("list")
 def list_command(site: Site = None, home: Home = None, json: Json = False) -> None:
     """List the other hospitals: pinned, offered by the coordinator, or offered with another key."""
-    from consilium.site import find_site
+    from consilium.site_home import find_site
     from contracts.enrolment import fingerprint
     from site_runtime.joining import peers_of
 
@@ -202,7 +202,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Show the fingerprint of one hospital's key, as offered and as pinned."""
-    from consilium.site import find_site
+    from consilium.site_home import find_site
     from contracts.enrolment import fingerprint
     from site_runtime.peers import load_peers
 
@@ -235,7 +235,7 @@ def pin(
     json: Json = False,
 ) -> None:
     """Pin the key that the kit offers, if it is the one whose fingerprint that hospital told you."""
-    from consilium.site import find_site
+    from consilium.site_home import find_site
     from contracts.enrolment import check_fingerprint
     from site_runtime.peers import pin_peer
 

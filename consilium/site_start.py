@@ -52,7 +52,7 @@ def start(
     The coordinator's certificate is checked against the authority of the startup kit, and no other.
     """
     from consilium.airflow_home import base_url, write_site
-    from consilium.site import find_site
+    from consilium.site_home import find_site
     from consilium.systemd import site_unit
     from site_runtime.config import load_site
 
@@ -85,7 +85,7 @@ def tunnel(
     Only a federation that asks hospitals for a certificate needs it. It listens on loopback alone.
     """
     from consilium.nginx import command, write_tunnel
-    from consilium.site import find_site
+    from consilium.site_home import find_site
     from consilium.systemd import site_unit
     from site_runtime.home import SiteHome
 
