@@ -17,6 +17,7 @@ from contracts.evaluation import (
     SubgroupResult,
 )
 from contracts.ledger import LedgerEntry
+from contracts.masking import MaskKey, UnmaskRequest, UnmaskShares
 from contracts.plan import RosterEntry, RoundPlan
 from contracts.refusal import Refusal
 from contracts.release import (
@@ -33,6 +34,7 @@ from contracts.signing import SigningKey
 from contracts.update import UpdateEnvelope
 from tests.factories import ZERO, tiny_study
 
+MASK = MaskKey(exchange=1, key="A" * 43, signature="A" * 86)
 TIME = "2026-01-01T00:00:00Z"
 AUROC = Estimate(value=0.8, standard_error=0.02, lower=0.76, upper=0.84)
 
@@ -64,12 +66,29 @@ def one_of_each() -> list[BaseModel]:
             round=1,
             rounds=study.rounds,
             base_model=ZERO,
-            roster=[RosterEntry(site="ash", data_sheet=ZERO, declared_size=100, ledger_head=ZERO)],
+            roster=[RosterEntry(site="ash", data_sheet=ZERO, declared_size=100, ledger_head=ZERO, mask=MASK)],
             code_versions=["0.1.0"],
             noise_multiplier=1.25,
             expected_epsilon=3.0,
             deadline_seconds=30,
             created=TIME,
+        ),
+        UnmaskRequest(
+            **named,
+            plan=ZERO,
+            exchange=1,
+            alive=["ash", "birch"],
+            dead=["cedar"],
+            shares={"ash": ZERO, "birch": ZERO},
+        ),
+        UnmaskShares(
+            **named,
+            plan=ZERO,
+            exchange=1,
+            request=ZERO,
+            site="ash",
+            own={"ash": "A" * 43, "birch": "A" * 43},
+            pairs={"ash cedar": "A" * 43, "birch cedar": "A" * 43},
         ),
         UpdateEnvelope(
             **named,
