@@ -199,7 +199,7 @@ def allowing_exact_updates(federation: Path, target: Path) -> Path:
         ConsiliumError: E304, a hospital with patients of its own has to allow it itself.
     """
     sites = [yaml.safe_load(file.read_text()) for file in site_files(federation)]
-    unwilling = [s for s in sites if not s.get("policy", {}).get("exact_updates", False)]
+    unwilling = [s for s in sites if s.get("policy", {}).get("exact_updates", False) is not True]
     if not unwilling:
         return federation
     for site in unwilling:

@@ -17,7 +17,7 @@ from contracts.evaluation import EvaluationReport
 from contracts.fields import StudyName
 from contracts.masking import MaskKey, UnmaskRequest, UnmaskShares
 from contracts.plan import RoundPlan
-from contracts.schedule import slot_at
+from contracts.schedule import last_before_folds, slot_at
 from contracts.signing import open_signed, parse_signed
 from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
@@ -221,14 +221,16 @@ def check_plan(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan
         raise ConsiliumError("E210", "the frozen cohort is not the newest data sheet's: run intake again")
     if CODE_VERSION not in plan.code_versions:
         raise ConsiliumError("E305", f"code {CODE_VERSION}, the plan accepts {plan.code_versions}")
+    check_schedule(home, config, protocol, plan)
     check_roster(protocol, plan)
     check_deadline(protocol, plan)
     check_order(home, protocol, plan)
-    check_schedule(home, config, protocol, plan)
 
 
 def check_schedule(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan: RoundPlan) -> None:
     """Check that the protocol plans this exchange under this number, and a fold for this site.
+
+    An evaluation belongs behind the training: the holdout answers once (E605).
 
     Raises:
         ConsiliumError: E504.
@@ -239,6 +241,8 @@ def check_schedule(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, 
     if plan.kind not in UPDATES:
         if plan.fold is not None:
             raise ConsiliumError("E504", f"a {plan.kind} plan without {plan.fold!r}")
+        if plan.round < last_before_folds(protocol):
+            raise ConsiliumError("E504", f"a {plan.kind} plan at exchange {plan.round}, before training ends")
     elif (slot.kind, slot.fold is None) != (plan.kind, plan.fold is None):
         raise ConsiliumError("E504", f"a {plan.kind} plan for exchange {plan.round}, which is {slot.purpose}")
     elif slot.fold is not None:

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from contracts.evaluation import EvaluationReport, SealedReport
 from contracts.plan import RoundPlan
 from contracts.refusal import Refusal
+from contracts.schedule import last_before_folds
 from contracts.signing import SigningKey, open_signed, parse_signed, to_text
 from models.registry import initial_state, load_model
 from release.export import export_onnx
@@ -113,6 +114,7 @@ def asked(federation, **changes):
     simulation, plan, found = federation
     fields = {
         "kind": "evaluation",
+        "round": last_before_folds(simulation.protocol),
         "base_model": found["model"],
         "seal_key": seal_key(simulation.coordinator).public,
     }

@@ -188,11 +188,19 @@ ATTACKS: dict[str, tuple[Callable[[World], str], str]] = {
     ),
     "no model": (lambda w: w.changed(base_model=None), "E503"),
     # The order of exchanges.
-    "an older exchange under a new plan": (lambda w: w.changed(w.first, attempt=2), "E324"),
+    "an answered exchange from another model": (
+        lambda w: w.changed(w.first, attempt=2, base_model=w.plan.base_model),
+        "E324",
+    ),
+    "a second plan for an answered exchange": (
+        lambda w: w.changed(w.first, created="2030-01-01T00:00:00Z"),
+        "E324",
+    ),
     "the statistics again": (lambda w: w.changed(w.statistics, attempt=9), "E324"),
     "a round that is not planned": (lambda w: w.changed(round=4), "E504"),
     "another kind for this round": (lambda w: w.changed(kind="histogram"), "E504"),
-    "evaluation before the end of training": (lambda w: evaluation(w, round=1), "E324"),
+    "evaluation before the end of training": (evaluation, "E504"),
+    "evaluation of an older model": (lambda w: evaluation(w, round=0), "E504"),
     # Who takes part.
     "a roster without the hospital": (lambda w: w.changed(roster=roster(w, "birch")), "E306"),
     "a roster of one": (lambda w: w.changed(roster=roster(w, "ash")), "E306"),
@@ -276,6 +284,7 @@ def test_a_plan_that_was_answered_is_answered_with_the_same_bytes_and_no_other_i
     assert spent != ledger
     second = world.changed(created="2030-01-01T00:00:00Z")
     assert refusal(world, second).number == "E324"
+    assert refusal(world, world.changed(world.first, attempt=2)).number == "E324"  # an older exchange
     # Planned anew it is answered once more, but not from another model.
     moved = world.base()
     moved[network(moved)] = moved[network(moved)] + np.float32(0.01)
