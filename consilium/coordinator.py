@@ -23,6 +23,7 @@ from consilium.up import (
     Say,
     component_command,
     components_work,
+    dags_of,
     ends_on_signal,
     migrate,
     run_folder,
@@ -60,7 +61,7 @@ def up_coordinator(
         (run / "platform").write_text(json.dumps({"port": port, "sites": []}))
         try:
             with ends_on_signal():
-                _start(platform, say)
+                _start(platform, studies, say)
         except BaseException:
             end(parts_of(run))
             raise
@@ -125,7 +126,7 @@ def start(
         screen.print(str(passwords_file(platform.coordinator)), soft_wrap=True, highlight=False)
 
 
-def _start(platform: Platform, say: Say) -> None:
+def _start(platform: Platform, studies: list[StudyProtocol], say: Say) -> None:
     """Start the parts, wait until they work, and open the door to hospitals last."""
     coordinator = platform.coordinator
     environment = coordinator_environment(coordinator)
@@ -137,6 +138,10 @@ def _start(platform: Platform, say: Say) -> None:
     for part in components:
         part.start(component_command(coordinator, part.name), environment, coordinator.root)
     wait_ready(components, lambda: components_work(platform), START_SECONDS, "Airflow")
+    say("reading the DAGs")
+    wait_ready(
+        components, lambda: dags_of(studies) <= set(platform.airflow.dags()), START_SECONDS, "the DAGs"
+    )
     if settings.tls.mode == "proxy":
         say("starting nginx")
         proxy = platform.part(PROXY)
