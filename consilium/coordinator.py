@@ -22,6 +22,7 @@ from consilium.up import (
     Platform,
     Say,
     components_work,
+    dags_of,
     ends_on_signal,
     migrate,
     run_folder,
@@ -59,7 +60,7 @@ def up_coordinator(
         (run / "platform").write_text(json.dumps({"port": port, "sites": []}))
         try:
             with ends_on_signal():
-                _start(platform, say)
+                _start(platform, studies, say)
         except BaseException:
             end(parts_of(run))
             raise
@@ -124,7 +125,7 @@ def start(
         screen.print(str(passwords_file(platform.coordinator)), soft_wrap=True, highlight=False)
 
 
-def _start(platform: Platform, say: Say) -> None:
+def _start(platform: Platform, studies: list[StudyProtocol], say: Say) -> None:
     """Start the parts, wait until they work, and open the door to hospitals last."""
     coordinator = platform.coordinator
     settings = load_settings(coordinator)
@@ -136,6 +137,10 @@ def _start(platform: Platform, say: Say) -> None:
     for name in COMPONENTS:
         platform.start_component(name)
     wait_ready(components, lambda: components_work(platform), START_SECONDS, "Airflow")
+    say("reading the DAGs")
+    wait_ready(
+        components, lambda: dags_of(studies) <= set(platform.airflow.dags()), START_SECONDS, "the DAGs"
+    )
     if settings.tls.mode == "proxy":
         say("starting nginx")
         proxy = platform.part(PROXY)

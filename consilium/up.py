@@ -230,8 +230,7 @@ def _start(platform: Platform, studies: list[StudyProtocol], say: Say) -> None:
         platform.start_component(name)
     wait_ready(together, lambda: components_work(platform), START_SECONDS, "Airflow")
     say("reading the DAGs")
-    wanted = {f"{s.study}.{kind}" for s in studies for kind in ("intake", "round", "release")}
-    wait_ready(together, lambda: wanted <= set(platform.airflow.dags()), START_SECONDS, "the DAGs")
+    wait_ready(together, lambda: dags_of(studies) <= set(platform.airflow.dags()), START_SECONDS, "the DAGs")
     say("waiting for the hospitals")
     wait_ready(together, lambda: _all_present(platform), START_SECONDS, "a hospital's worker")
 
@@ -254,6 +253,11 @@ def migrate(coordinator: CoordinatorHome, environment: dict[str, str]) -> None:
     # Readers and the writer do not wait for each other then; the setting stays in the file.
     with contextlib.closing(sqlite3.connect(coordinator.airflow / "airflow.db")) as database:
         database.execute("PRAGMA journal_mode=WAL")
+
+
+def dags_of(studies: list[StudyProtocol]) -> set[str]:
+    """Ids of the DAGs that studies bring."""
+    return {f"{s.study}.{kind}" for s in studies for kind in ("intake", "round", "release")}
 
 
 def components_work(platform: Platform) -> bool:

@@ -57,4 +57,5 @@ def site_view(root: Path) -> View:
             studies.append(load_approved(home, path.stem))
         except ConsiliumError:
             continue  # its own task will refuse with the number
-    return View(studies=studies, sites=[root.name], coordinator=False)
+    # Its folder may have any name; the worker's environment says the one of the federation.
+    return View(studies=studies, sites=[os.environ.get("CONSILIUM_SITE", root.name)], coordinator=False)
