@@ -15,6 +15,7 @@ from tasks.federation import load_federation
 from tasks.folds import invited, slot_of
 from tasks.head import load_head, load_protocol, registered_studies
 from tasks.home import CoordinatorHome
+from tasks.late import late_sites
 from tasks.masked_round import masks_line
 from tasks.presence import present_sites
 from tasks.roster import eligible_sites
@@ -32,6 +33,9 @@ def study_status(home: CoordinatorHome, study: str) -> dict[str, Any]:
     asked = invited(slot_of(protocol, head.round), head.fold_sites, set(eligible))
     records = opened_records(home, protocol, head)
     newest = records[-1] if records else {}
+    # Of the newest round that is closed: the one that is open now has none.
+    last_closed = next((r["plan"] for r in reversed(records) if r["status"] == "closed"), None)
+    late = late_sites(home, study, last_closed) if last_closed else []
     sites: dict[str, Any] = {}
     for member in load_federation(home).members:
         lines = [u for r in records for u in r.get("updates", []) if u["site"] == member.site]
@@ -45,6 +49,7 @@ def study_status(home: CoordinatorHome, study: str) -> dict[str, Any]:
             "rounds": len(lines),
             "refused": refusal,
             "silent": member.site in newest.get("silent", []),
+            "late": member.site in late,
             "epsilon_study": last.get("epsilon_study"),
             "epsilon_left": last.get("epsilon_left"),
         }
@@ -95,6 +100,8 @@ def show(found: dict[str, Any]) -> None:
             state = f"waited for since {s['waited_for_seconds']} s"
         elif s["refused"]:
             state = f"refused {s['refused']['number']}: {s['refused']['sentence']}"
+        elif s["late"]:
+            state = "late: its update came after the last round was closed"
         elif s["silent"]:
             state = "silent in the last round"
         spent = "" if s["epsilon_study"] is None else f"{s['epsilon_study']:.3f}"

@@ -21,6 +21,7 @@ from privacy.excerpt import MAX_EXCERPT_BYTES
 from site_runtime.exchange import AUDIENCE
 from tasks.exchange import DirectoryExchange
 from tasks.home import CoordinatorHome
+from tasks.late import note_late
 from tasks.store import open_plan
 
 SMALLEST_BOUND_BYTES = 16 << 20  # statistics, and updates of small models
@@ -94,11 +95,13 @@ def exchange_app(home: CoordinatorHome, keys: Keys | None = None) -> FastAPI:
         opened = plans.plan(plan)
         if opened is None or opened.entry(site) is None:
             raise HTTPException(403, "no plan of this digest names this site")
+        receipt = home.study(opened.study) / "received" / plan / site
         if opened.kind not in TAKES or not plans.is_open(plan, opened):
+            if opened.kind in TAKES and not receipt.exists():
+                note_late(home, opened, plan, site)
             raise HTTPException(409, "this plan takes no update")
         if length > _bound(store, opened):
             raise HTTPException(413, "larger than what answers this plan can be")
-        receipt = home.study(opened.study) / "received" / plan / site
         if receipt.exists():
             if receipt.read_text() != digest:
                 raise HTTPException(409, "another update of this site for this plan is here")
@@ -176,11 +179,20 @@ async def _receive(request: Request, folder: Path, digest: str, length: int) -> 
 
 
 def _once(receipt: Path, digest: str) -> None:
-    """Note that a site answered a plan; of two at once the first wins."""
+    """Note that a site answered a plan; of two at once the first wins.
+
+    The note appears with its content: an empty one, left by a server that was killed, would bar the site.
+    """
     receipt.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, whole = tempfile.mkstemp(dir=receipt.parent, prefix=".")
     try:
-        with open(receipt, "x") as file:
+        with os.fdopen(descriptor, "w") as file:
             file.write(digest)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(whole, receipt)
     except FileExistsError as error:
         if receipt.read_text() != digest:
             raise HTTPException(409, "another update of this site for this plan is here") from error
+    finally:
+        os.unlink(whole)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import uvicorn
 
+import plugins.exchange
 import site_runtime.exchange
 from contracts.errors import ConsiliumError
 from contracts.plan import RosterEntry, RoundPlan
@@ -20,6 +21,7 @@ from plugins.identity import Keys
 from site_runtime.exchange import HttpExchange
 from tasks.exchange import DirectoryExchange
 from tasks.head import advance, load_head, now
+from tasks.late import late_sites
 from tasks.store import save_plan
 from tests.factories import TinyFederation, tiny_study, write_tensors
 
@@ -197,6 +199,33 @@ def test_a_site_gets_the_earlier_releases_that_its_evaluation_is_compared_with(
 def test_the_exchange_refuses(served: Served, attempt: Any) -> None:
     with pytest.raises(ConsiliumError, match="E804"):
         attempt(served)
+
+
+def test_a_late_update_is_kept_out_and_noted(served: Served) -> None:
+    """Ash was in time and sends its update once more; birch is late."""
+    closed = served.plan
+    sent = served.site("ash").put(served.update(), closed)
+    served.make_plan(round=2)
+    for site in ("ash", "birch"):
+        with pytest.raises(ConsiliumError, match=r"E804.*409"):
+            served.site(site).put(served.update(2.0) if site == "birch" else served.update(), closed)
+    assert late_sites(served.home, "tiny", closed) == ["birch"]
+    stored = [path.name for path in served.home.exchange.rglob("*") if path.is_file()]
+    assert sorted(stored) == sorted([served.base, sent])
+
+
+def test_a_receipt_appears_with_its_content_or_not_at_all(served: Served, monkeypatch) -> None:
+    def killed(source: str, target: Path) -> None:
+        raise OSError("killed before the receipt was there")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plugins.exchange.os, "link", killed)
+        receipt = served.home.study("tiny") / "received" / served.plan / "ash"
+        with pytest.raises(OSError):
+            plugins.exchange._once(receipt, "a" * 64)
+    assert list(receipt.parent.iterdir()) == []
+    digest = served.site("ash").put(served.update(), served.plan)
+    assert receipt.read_text() == digest
 
 
 def test_a_token_is_for_one_request_only(served: Served) -> None:
