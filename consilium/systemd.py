@@ -77,6 +77,7 @@ def unit(
         service=service,
         environment=_words([f"{name}={value}" for name, value in sorted(environment.items())]),
         folder=str(folder).replace("%", "%%"),
+        written=_words([str(folder)]),
         user=pwd.getpwuid(os.geteuid()).pw_name,
         after=f"\nRequires={requires}.service\nAfter={requires}.service" if requires else "",
         capabilities=capabilities,
