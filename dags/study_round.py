@@ -93,7 +93,7 @@ def round_dag(protocol: StudyProtocol, view: View) -> DAG:
         opening >> closing
         unmasking = open_unmasking() if protocol.secure else None
         if unmasking is not None:
-            opening >> unmasking >> closing
+            opening >> unmasking >> closing  # and closing below both: with nothing to do all are skipped
         for site in view.sites:
             with TaskGroup(site, tooltip=f"hospital {site}"):
                 training = site_task(site, "train", protocol, train_at, plan_from="open_round")

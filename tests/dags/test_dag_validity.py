@@ -21,6 +21,7 @@ STUDIES = {
         intake_cron="0 1 * * *",
         sign_off={"roles": ["clinician", "quality"]},
     ),
+    "summed": tiny_study(study="summed", strategy={"aggregation": {"method": "secure"}}, min_sites=3),
 }
 SITES = ("ash", "birch", "cedar")
 SITE_STEPS = {"intake": {"intake"}, "round": {"train"}, "release": {"evaluate", "verify"}}
@@ -61,7 +62,8 @@ def bag(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         patch.delenv("CONSILIUM_SITE_HOME", raising=False)
         if request.param == "coordinator":
             federation = TinyFederation(home, STUDIES["tiny"], SITES)
-            register_study(federation.home, STUDIES["nightly"])
+            for name in ("nightly", "summed"):
+                register_study(federation.home, STUDIES[name])
             patch.setenv("CONSILIUM_HOME", str(home))
             sites = SITES
         else:
@@ -85,7 +87,8 @@ def test_every_file_parses_and_every_study_has_its_dags(bag: Bag) -> None:
 
 def test_a_site_lays_out_its_own_tasks_under_the_same_names(bag: Bag) -> None:
     for kind, dag in bag.kinds():
-        wanted = {f"{site}.{step}" for site in bag.sites for step in SITE_STEPS[kind]}
+        steps = SITE_STEPS[kind] | ({"unmask"} if dag.dag_id == "summed.round" else set())
+        wanted = {f"{site}.{step}" for site in bag.sites for step in steps}
         assert {task.task_id for task in dag.tasks if "." in task.task_id} == wanted
 
 
@@ -140,7 +143,20 @@ def test_a_round_closes_whatever_its_sites_did(bag: Bag) -> None:
     for study in STUDIES:
         close = bag.dags[f"{study}.round"].get_task("close_round")
         assert close.trigger_rule == "all_done"
-        assert close.upstream_task_ids == {"open_round", *(f"{site}.train" for site in bag.sites)}
+        before, step = ("open_unmasking", "unmask") if study == "summed" else ("open_round", "train")
+        assert {before, *(f"{site}.{step}" for site in bag.sites)} <= close.upstream_task_ids
+
+
+def test_under_masks_sites_are_asked_twice_and_counted_between(bag: Bag) -> None:
+    dag = bag.dags["summed.round"]
+    asking, close = dag.get_task("open_unmasking"), dag.get_task("close_round")
+    assert asking.trigger_rule == "all_done"
+    assert asking.upstream_task_ids == {"open_round", *(f"{site}.train" for site in bag.sites)}
+    for site in bag.sites:
+        assert dag.get_task(f"{site}.unmask").upstream_task_ids == {"open_unmasking"}
+    # Directly below both, so that it is skipped with them and never by one of them alone.
+    assert {"open_round", "open_unmasking"} <= close.upstream_task_ids
+    assert "open_unmasking" not in bag.dags["tiny.round"].task_ids
 
 
 def test_every_role_of_the_protocol_is_asked_and_only_its_user_may_answer(bag: Bag) -> None:
