@@ -36,8 +36,8 @@ def asked_of(protocol: StudyProtocol) -> list[tuple[str, str]]:
         ("Question", f"{protocol.title}: {protocol.intended_use}"),
         (
             "Patients",
-            f"{cohort.description.rstrip('.') or 'as the source holds them'}; at least {cohort.minimum_patients} in "
-            f"training, at most {cohort.max_records} records of each",
+            f"{cohort.description.rstrip('.') or 'as the source holds them'}; at least "
+            f"{cohort.minimum_patients} in training, at most {cohort.max_records} records of each",
         ),
         ("Outcome", f"{protocol.label.name}: {protocol.label.positive}"),
         (
