@@ -23,7 +23,8 @@ AGGREGATION = {
 _STYLE = (
     "body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#111}"
     "table{border-collapse:collapse;width:100%;margin:1rem 0}td,th{border:1px solid #999;padding:.3rem .6rem;"
-    "text-align:left;vertical-align:top;overflow-wrap:anywhere}.refuse{background:#fdd}.pass{background:#dfd}"
+    "text-align:left;vertical-align:top;overflow-wrap:break-word}"
+    "td:first-child{white-space:nowrap}.refuse{background:#fdd}.pass{background:#dfd}"
     ".code{font:bold 1.6rem monospace}code{overflow-wrap:anywhere}"
 )
 
@@ -35,8 +36,8 @@ def asked_of(protocol: StudyProtocol) -> list[tuple[str, str]]:
         ("Question", f"{protocol.title}: {protocol.intended_use}"),
         (
             "Patients",
-            f"{cohort.description or 'as the source holds them'}; at least {cohort.minimum_patients} in "
-            f"training, at most {cohort.max_records} records of each",
+            f"{cohort.description.rstrip('.') or 'as the source holds them'}; at least "
+            f"{cohort.minimum_patients} in training, at most {cohort.max_records} records of each",
         ),
         ("Outcome", f"{protocol.label.name}: {protocol.label.positive}"),
         (
@@ -118,7 +119,7 @@ def page(config: SiteConfig, protocol: StudyProtocol, verdicts: list[Verdict], c
         element("h2", "Columns that it reads"),
         _table([("column", "kind", "unit", "values", "meaning"), *_columns(protocol)]),
         element("h2", "What this hospital's policy says"),
-        _verdicts(verdicts),
+        _verdicts([v for v in verdicts if v.rule != "approval"]),
         element("h2", "Approve"),
         element("p", f"{number} of: {people}. Each runs, with the code of this page:"),
         element("p", element("code", command)),
