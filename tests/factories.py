@@ -64,14 +64,19 @@ class TinyFederation:
     """A coordinator's home with enrolled sites whose keys the test holds, and admitted data sheets."""
 
     def __init__(
-        self, root: Path, protocol: StudyProtocol, sites: tuple[str, ...] = ("ash", "birch", "cedar")
+        self,
+        root: Path,
+        protocol: StudyProtocol,
+        sites: tuple[str, ...] = ("ash", "birch", "cedar"),
+        sizes: dict[str, int] | None = None,
     ):
         self.home = CoordinatorHome(root / "coordinator")
         self.protocol = protocol
         self.keys = {site: SigningKey.generate(site) for site in sites}
+        self.sizes = dict.fromkeys(sites, 100) if sizes is None else sizes
         for site, key in self.keys.items():
-            card = {"site": site, "sign_key": key.public, "edge_key": key.public, "declared_size": 100}
-            enrol(self.home, card)
+            card = {"site": site, "sign_key": key.public, "edge_key": key.public}
+            enrol(self.home, card | {"declared_size": self.sizes[site]})
         register_study(self.home, protocol)
         for site in sites:
             save_sheet(self.home, protocol.study, site, self.sheet(site))
@@ -85,7 +90,7 @@ class TinyFederation:
             "connector": "csv",
             "cohort": ZERO,
             "data_version": "a" * 40,
-            "declared_size": 100,
+            "declared_size": self.sizes[site],
             "holdout": "keyed",
             "checks": [],
             "accepted": True,
