@@ -186,7 +186,7 @@ def restore(file: Path, target: Path, database: str | None = None) -> Backup:
 
     Raises:
         ConsiliumError: E120, the file is no backup or damaged; E121, a coordinator or a filled database is
-            there; E118, the database does not answer.
+            there; E118, the database does not answer, or `pg_restore` is missing or failed.
     """
     home = CoordinatorHome(target / "coordinator")
     if home.root.exists():
@@ -202,13 +202,8 @@ def restore(file: Path, target: Path, database: str | None = None) -> Backup:
         if url is not None and POSTGRES in found.files:
             if not is_empty(restored):
                 raise ConsiliumError("E121", "the database holds tables; give an empty one with --database")
-            options = (
-                "--no-owner",
-                "--exit-on-error",
-                "--single-transaction",
-                f"--dbname=postgresql://{url}",
-            )
-            run_client("E120", "pg_restore", *options, str(folder / POSTGRES))
+            options = ("--no-owner", "--exit-on-error", "--single-transaction", str(folder / POSTGRES))
+            run_client("E118", url, "pg_restore", *options)
         elif SQLITE in found.files and url is None:
             restored.airflow.mkdir(parents=True)
             os.replace(folder / SQLITE, restored.airflow / "airflow.db")

@@ -8,6 +8,7 @@ import stat
 import tarfile
 from pathlib import Path
 
+import psycopg
 import pytest
 from typer.testing import CliRunner
 
@@ -20,11 +21,14 @@ from privacy.ledger import Ledger
 from site_runtime.steps import train
 from tasks.exchange import DirectoryExchange
 from tasks.head import load_head
+from tasks.home import CoordinatorHome
 from tasks.replay import replay
 from tasks.rounds import close_round, open_round
-from tasks.settings import Settings, save_settings
+from tasks.settings import Settings, load_settings, save_settings
 from tasks.store import load_record
 from tests.factories import private_study, tiny_simulation
+from tests.live.conftest import free_port
+from tests.postgres import private_postgres
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -180,6 +184,25 @@ def test_a_missing_coordinator_and_a_missing_program_are_refused(tmp_path: Path,
     with pytest.raises(ConsiliumError, match=r"E119.*not installed"):
         backup(simulation.coordinator, tmp_path / "backup.tar")
     assert [p.name for p in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_postgresql_database_is_saved_and_put_into_an_empty_one(
+    simulation: Simulation, tmp_path: Path
+) -> None:
+    with private_postgres(free_port()) as postgres:
+        connection = psycopg.connect(postgres.url, autocommit=True)
+        connection.execute("create table run (id int)")
+        connection.execute("insert into run values (7)")
+        connection.close()
+        save_settings(simulation.coordinator, Settings(database=postgres.url))
+        backup(simulation.coordinator, tmp_path / "backup.tar")
+        with pytest.raises(ConsiliumError, match=r"E121.*holds tables"):
+            restore(tmp_path / "backup.tar", tmp_path / "new")
+        assert list((tmp_path / "new").iterdir()) == []
+        restore(tmp_path / "backup.tar", tmp_path / "new", postgres.create("second"))
+        assert postgres.query("select id from run", "second") == [(7,)]
+        settings = load_settings(CoordinatorHome(tmp_path / "new" / "coordinator"))
+        assert settings.database == postgres.url_of("second")
 
 
 def test_the_commands_say_what_was_saved_and_that_keys_are_in_it(

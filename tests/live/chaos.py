@@ -13,7 +13,7 @@ import psutil
 from consilium.processes import processes_of, wait_until
 from consilium.up import COMPONENTS, Platform
 from tests.live.driver import head
-from tests.live.postgres import Postgres
+from tests.postgres import Postgres
 
 DOWN_SECONDS = 2.0  # a service manager waits a moment before it starts a part again
 LOOK_SECONDS = 0.5
@@ -41,15 +41,21 @@ class Chaos:
         self._random = random.Random(self.seed)
         self._victims: list[str] = []
 
-    def run_until_finished(self, seconds: float) -> None:
-        """Kill and revive until the study is finished and every kill was made.
+    def run_until_finished(self, seconds: float, after_first: Callable[[], object]) -> None:
+        """Kill and revive until the study is finished.
+
+        Args:
+            after_first: called once while the study runs, as soon as its first exchange is closed.
 
         Raises:
             AssertionError: not within `seconds`; says where the study stands and what was killed.
         """
         deadline = time.monotonic() + seconds
         following = time.monotonic() + self.every
+        first, called = head(self.platform, self.study).round, False
         while not self._finished():
+            if not called and head(self.platform, self.study).round > first:
+                called = after_first() is not None
             assert time.monotonic() < deadline, f"{head(self.platform, self.study)} after {self.done}"
             wanted = self.kills is None or len(self.done) < self.kills
             if wanted and time.monotonic() > following:

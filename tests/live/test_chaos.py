@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from consilium.backup import backup, restore
 from consilium.up import Platform, down, up
 from site_runtime.config import data_folder
 from tasks.head import load_head
@@ -18,7 +19,7 @@ from tests.live.calm import copy_homes, differences, plans_of, rounds, site_ledg
 from tests.live.chaos import Chaos, leftovers
 from tests.live.conftest import QUICK, free_port
 from tests.live.driver import STUDIES, heart, intake, start, wait
-from tests.live.postgres import Postgres, private_postgres
+from tests.postgres import Postgres, private_postgres
 
 STUDY = "heart-chaos"
 BUSY_TASKS = "select dag_id, run_id, task_id, state from task_instance where state in ('running', 'queued')"
@@ -45,13 +46,15 @@ def survive(folder: Path, *, rounds_planned: int, kills: int | None, seconds: fl
             intake(platform, STUDY)
             copy_homes(platform, folder / "calm")
             start(platform, STUDY)
+            saved = folder / "backup.tar"
             chaos = Chaos(platform, postgres, STUDY, seed, every=10.0, kills=kills)
-            chaos.run_until_finished(seconds)
+            chaos.run_until_finished(seconds, lambda: backup(platform.coordinator, saved))
             assert chaos.done and len(chaos.done) == (kills or len(chaos.done)), chaos.done
             nothing_is_busy(platform, postgres)
         finally:
             down(home)
         assert leftovers(platform) == []
+        comes_back_from_a_backup(saved, folder / "restored", postgres)
     everything_is_right(platform)
     assert differences(platform, STUDY, folder / "calm") == []
 
@@ -61,6 +64,15 @@ def nothing_is_busy(platform: Platform, postgres: Postgres) -> None:
     platform.airflow.pause("consilium.watchdog")
     wait("idle tasks", lambda: not postgres.query(BUSY_TASKS), 120)
     wait("idle jobs", lambda: not postgres.query(BUSY_JOBS), 60)
+
+
+def comes_back_from_a_backup(file: Path, home: Path, postgres: Postgres) -> None:
+    """Restore what was saved while rounds went on, and replay all that was closed by then."""
+    restore(file, home, postgres.create("restored"))
+    coordinator = CoordinatorHome(home / "coordinator")
+    assert load_head(coordinator, STUDY).status == "running"
+    assert all(found.matches for found in replay(coordinator, STUDY))
+    assert postgres.query("select count(*) from dag_run", "restored") > [(0,)]
 
 
 def everything_is_right(platform: Platform) -> None:

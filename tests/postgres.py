@@ -33,7 +33,11 @@ class Postgres:
     @property
     def url(self) -> str:
         """The database as `settings.yaml` names it."""
-        return f"postgresql://{USER}@127.0.0.1:{self.port}/airflow"
+        return self.url_of("airflow")
+
+    def url_of(self, database: str) -> str:
+        """A database of this server."""
+        return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
         """Start the server and wait until it takes connections (after a crash it recovers first)."""
@@ -60,18 +64,23 @@ class Postgres:
                 process.send_signal(signal.SIGKILL)
         assert wait_until(lambda: not self.processes(), 10)
 
-    def query(self, sql: str) -> list[tuple]:
+    def query(self, sql: str, database: str = "airflow") -> list[tuple]:
         """Rows of a query."""
         import psycopg
 
-        with psycopg.connect(self.url) as connection:
+        with psycopg.connect(self.url_of(database)) as connection:
             return connection.execute(sql).fetchall()  # type: ignore[arg-type]
 
     def make(self) -> None:
         """Make the cluster and the database."""
         self._as_user("initdb", "-D", self.folder / "data", "-A", "trust", "-E", "UTF8", "--no-sync")
         self.start()
-        self._as_user("createdb", "-h", "127.0.0.1", "-p", str(self.port), "airflow")
+        self.create("airflow")
+
+    def create(self, database: str) -> str:
+        """Make an empty database and return its URL."""
+        self._as_user("createdb", "-h", "127.0.0.1", "-p", str(self.port), database)
+        return self.url_of(database)
 
     def _as_user(self, program: str, *arguments: object) -> None:
         command = [str(self.binaries / program), *map(str, arguments)]
