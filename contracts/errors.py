@@ -113,6 +113,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E805": ("exchange-unreachable", "The coordinator's exchange could not be reached."),
     "E806": ("not-enrolled", "This site is not enrolled in the federation."),
     "E807": ("peer-not-pinned", "Another hospital's key was not confirmed at this hospital."),
+    "E820": ("exchange-url-invalid", "The address of the exchange's bucket cannot be used on this machine."),
+    "E821": ("disk-full", "The disk is too full for the transfer."),
     "E899": ("internal", "The task failed inside the hospital; its own log says why."),
 }
 

@@ -102,9 +102,9 @@ def run_at_site(step: SiteStep, plan_from: str | None) -> str:
 
 def exchange(home: SiteHome) -> Any:
     """The coordinator's exchange as this site's worker reaches it."""
-    from site_runtime.exchange import HttpExchange
+    from site_runtime.exchange import site_exchange
 
-    return HttpExchange(os.environ["CONSILIUM_COORDINATOR_URL"], os.environ["CONSILIUM_SITE"], home.edge_key)
+    return site_exchange(os.environ["CONSILIUM_COORDINATOR_URL"], os.environ["CONSILIUM_SITE"], home.edge_key)
 
 
 def coordinator_home() -> CoordinatorHome:
