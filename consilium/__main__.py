@@ -39,6 +39,7 @@ NOUNS: dict[str, tuple[str, str, str]] = {
     "ledger": ("consilium.ledger", "app", "A hospital's privacy ledger: show, verify, export, decide."),
     "audit": ("consilium.audit", "app", "Attack the privacy mechanism and compare with its claim."),
     "release": ("consilium.release", "app", "List, show, compare, verify and roll back releases."),
+    "exchange": ("consilium.exchange", "app", "The coordinator's exchange of tensors: show, throw away."),
     "contracts": ("consilium.contracts", "app", "Print the JSON Schema of everything that may cross."),
 }
 
@@ -82,6 +83,8 @@ EXTRAS = {
     **dict.fromkeys(("airflow", "great_expectations", "onnx", "psutil", "pytorch_lightning"), "site"),
     **dict.fromkeys(("matplotlib",), "site"),
     **dict.fromkeys(("jinja2", "gto", "psycopg"), "coordinator"),
+    **dict.fromkeys(("matplotlib", "fsspec"), "site"),
+    **dict.fromkeys(("jinja2", "gto"), "coordinator"),
 }
 
 

@@ -168,6 +168,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E812": ("key-change-refused", "A key was replaced without the word of the key that is in force."),
     "E813": ("decisions-broken", "The federation's log of decisions is not the one that was written."),
     "E816": ("gate-not-mounted", "The API server is not set up so that the site gate stands before it."),
+    "E820": ("exchange-url-invalid", "The address of the exchange's bucket cannot be used on this machine."),
+    "E821": ("disk-full", "The disk is too full for the transfer."),
     "E899": ("internal", "The task failed inside the hospital; its own log says why."),
 }
 

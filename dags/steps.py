@@ -104,10 +104,10 @@ def run_at_site(step: SiteStep, plan_from: str | None) -> str:
 
 def exchange(home: SiteHome) -> Any:
     """The coordinator's exchange as this site's worker reaches it."""
-    from site_runtime.exchange import HttpExchange
+    from site_runtime.exchange import site_exchange
 
     url, site = os.environ["CONSILIUM_COORDINATOR_URL"], os.environ["CONSILIUM_SITE"]
-    return HttpExchange(url, site, home.edge_key, home.ca if home.ca.exists() else None)
+    return site_exchange(url, site, home.edge_key, home.ca if home.ca.exists() else None)
 
 
 def coordinator_home() -> CoordinatorHome:

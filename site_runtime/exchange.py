@@ -1,13 +1,15 @@
-"""The exchange as a site sees it: `put` its own update, `get` what the signed plan names (design, 4)."""
+"""The exchange as a site sees it: `put` its own update, `get` what the signed plan names (design, 4).
+
+Both go on where a broken connection ended: the coordinator keeps the beginning of an upload, and the site
+that of a download beside its target. What is complete counts only with the digest that was asked for.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import os
 import ssl
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,17 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from contracts.errors import ConsiliumError
+from durable.bucket import BucketExchange, partial_of
+from durable.partial import Busy, Partial
 
 if TYPE_CHECKING:
     import httpx
 
 AUDIENCE = "consilium-exchange"
+URL = "CONSILIUM_EXCHANGE_URL"  # environment of a site's worker: a bucket instead of the coordinator
 TOKEN_SECONDS = 60  # lifetime of the token of one request
 FIRST_WAIT_SECONDS = 0.5  # doubled at every attempt
 LONGEST_WAIT_SECONDS = 5.0
-ATTEMPTS = 720  # an hour in all: a finished update outlives the coordinator's outage; its deadline ends it
+ATTEMPTS = 720  # in a row without a byte of progress, an hour in all: an update outlives an outage
 _BLOCK = 1 << 20  # bytes
 _EMPTY = hashlib.sha256(b"").hexdigest()
+_LATER = (408, 416, 425, 429)  # too slow, another beginning is there, or too many requests: try again
 
 
 class Exchange(Protocol):
@@ -43,8 +49,8 @@ class Exchange(Protocol):
 class HttpExchange:
     """The exchange behind the coordinator's API server, authorised by the site's own edge key.
 
-    Every request carries an EdDSA token (RFC 8037) that binds method, path, SHA-256 and length of the body,
-    so that a token seen on the way is good for nothing else.
+    Every request carries an EdDSA token (RFC 8037) that binds method, path, SHA-256 and length of the whole
+    content and where the body begins, so that a token seen on the way is good for nothing else.
 
     Args:
         base_url: the coordinator, as in `https://coordinator.example`; the exchange is under `/consilium`.
@@ -62,20 +68,32 @@ class HttpExchange:
         """Upload the file; the same file for the same plan again is no error.
 
         Raises:
-            ConsiliumError: E804, the coordinator refused it; E805, it could not be reached.
+            ConsiliumError: E804, the coordinator refused it; E805, it could not be reached, or is full.
         """
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         length = path.stat().st_size
+        where = f"/consilium/plans/{plan}/blobs/{digest}"
 
-        def send(client: httpx.Client) -> None:
-            where = f"/consilium/plans/{plan}/blobs/{digest}"
-            headers = {
-                **self._authorisation("PUT", where, digest, length),
-                "Content-Length": str(length),
-                "Content-Type": "application/octet-stream",
-            }
-            _refused(client.put(where, content=_blocks(path), headers=headers))
+        def send(client: httpx.Client, progress: _Progress) -> None:
+            headers = self._authorisation("GET", where, digest, length)
+            state = _answered(client.get(where, headers=headers)).json()
+            progress.arrived = offset = int(state["offset"])
+            if not state["complete"]:
+                headers = {
+                    **self._authorisation("PUT", where, digest, length, offset),
+                    "Content-Length": str(length - offset),
+                    "Content-Type": "application/octet-stream",
+                }
+                if offset:
+                    headers["Content-Range"] = f"bytes {offset}-{length - 1}/{length}"
+                try:
+                    _answered(client.put(where, content=_blocks(path, offset), headers=headers))
+                except _WrongContent as error:
+                    # The coordinator threw it away. A beginning that was damaged there is worth one more try.
+                    if not offset:
+                        raise ConsiliumError("E804", str(error)) from error
+                    raise _TryAgain(str(error)) from error
 
         self._attempt(send)
         return digest
@@ -84,37 +102,54 @@ class HttpExchange:
         """Download `digest` to `target`, which appears only complete and verified.
 
         Raises:
-            ConsiliumError: E804, refused, or the content has another digest; E805, not reached.
+            ConsiliumError: E804, refused, or the content has another digest; E805, not reached; E821.
         """
-        target.parent.mkdir(parents=True, exist_ok=True)
+        where = f"/consilium/blobs/{digest}"
+        beginning = partial_of(target, digest)
+        wrong = 0
 
-        def receive(client: httpx.Client) -> None:
-            where = f"/consilium/blobs/{digest}"
-            sha = hashlib.sha256()
-            descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".incoming.")
+        def receive(client: httpx.Client, progress: _Progress) -> None:
+            nonlocal wrong
             try:
-                with (
-                    os.fdopen(descriptor, "wb") as file,
-                    client.stream(
-                        "GET", where, headers=self._authorisation("GET", where, _EMPTY, 0)
-                    ) as response,
-                ):
-                    if response.status_code >= 400:
-                        response.read()
-                    _refused(response)
-                    for block in response.iter_bytes(_BLOCK):
-                        sha.update(block)
-                        file.write(block)
-                if sha.hexdigest() != digest:
-                    raise ConsiliumError("E804", f"asked for {digest}, received {sha.hexdigest()}")
-                os.replace(temporary, target)
+                partial = Partial(beginning)
+            except Busy as error:
+                raise _TryAgain(f"{beginning} is being received by another process") from error
+            try:
+                if partial.digest != digest:
+                    self._continue(client, where, digest, partial)
+                if partial.digest == digest:
+                    return partial.move(target)
+                found = partial.digest
+                partial.discard()
             finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary)
+                progress.arrived = partial.size
+                partial.close()
+            wrong += 1
+            if wrong == 2:
+                raise ConsiliumError("E804", f"asked for {digest}, received {found}")
+            raise _TryAgain(f"received {found}")
 
         self._attempt(receive)
 
-    def _authorisation(self, method: str, path: str, sha256: str, length: int) -> dict[str, str]:
+    def _continue(self, client: httpx.Client, where: str, digest: str, partial: Partial) -> None:
+        """Receive what is missing (RFC 9110, sections 13.1.5 and 14.2), or everything."""
+        headers = self._authorisation("GET", where, _EMPTY, 0) | {"Accept-Encoding": "identity"}
+        if partial.size:
+            headers |= {"Range": f"bytes={partial.size}-", "If-Range": f'"{digest}"'}
+        with client.stream("GET", where, headers=headers) as response:
+            if response.status_code >= 400:
+                response.read()
+            if response.status_code == 416:  # more is here than there is
+                partial.discard()
+            _answered(response)
+            if response.status_code != 206 and partial.size:
+                partial.restart()
+            for block in response.iter_raw():
+                partial.write(block)
+
+    def _authorisation(
+        self, method: str, path: str, sha256: str, length: int, offset: int = 0
+    ) -> dict[str, str]:
         import jwt
 
         now = int(time.time())
@@ -128,6 +163,7 @@ class HttpExchange:
             "path": path,
             "sha256": sha256,
             "length": length,
+            "offset": offset,
         }
         try:
             key = self.edge_key.read_bytes()
@@ -137,11 +173,14 @@ class HttpExchange:
         return {"Authorization": f"Bearer {token}"}
 
     def _attempt(self, step: _Step) -> None:
-        """Run `step`, again after a broken connection or a coordinator that is just starting."""
+        """Run `step`, again after a broken connection or a coordinator that is just starting.
+
+        As long as every attempt finds more than the one before, attempts are not counted.
+        """
         import httpx
 
-        wait = FIRST_WAIT_SECONDS
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt, best, progress = 1, 0, _Progress()
+        while True:
             try:
                 # No proxy and no .netrc of the environment: the one outbound host is the one configured.
                 with httpx.Client(
@@ -150,12 +189,28 @@ class HttpExchange:
                     trust_env=False,
                     verify=_trust(self.base_url, self.ca),
                 ) as client:
-                    return step(client)
+                    return step(client, progress)
             except (httpx.TransportError, _TryAgain) as error:
-                if attempt == ATTEMPTS:
+                if progress.arrived > best:
+                    attempt, best = 1, progress.arrived
+                elif attempt == ATTEMPTS:
                     raise ConsiliumError("E805", f"{self.base_url}: {error!r}") from error
-                time.sleep(wait)
-                wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+                else:
+                    attempt += 1
+                time.sleep(min(FIRST_WAIT_SECONDS * 2 ** min(attempt - 1, 10), LONGEST_WAIT_SECONDS))
+
+
+@dataclass
+class _Progress:
+    """How many bytes of a transfer had arrived when last seen."""
+
+    arrived: int = 0
+
+
+def site_exchange(base_url: str, site: str, edge_key: Path, ca: Path | None = None) -> Exchange:
+    """The exchange that this site's environment names: a bucket, or the coordinator itself."""
+    url = os.environ.get(URL)
+    return BucketExchange(url) if url else HttpExchange(base_url, site, edge_key, ca)
 
 
 @functools.cache
@@ -165,21 +220,31 @@ def _trust(base_url: str, ca: Path | None) -> ssl.SSLContext | bool:
 
 
 class _Step(Protocol):
-    def __call__(self, client: httpx.Client) -> None: ...
+    def __call__(self, client: httpx.Client, progress: _Progress) -> None: ...
 
 
 class _TryAgain(Exception):
-    """The coordinator answered, but not yet for good (5xx)."""
+    """The coordinator answered, but not yet for good."""
 
 
-def _refused(response: httpx.Response) -> None:
-    if response.status_code >= 500:
-        raise _TryAgain(f"status {response.status_code}")
-    if response.status_code >= 400:
-        raise ConsiliumError("E804", f"status {response.status_code}: {response.text[:200]}")
+class _WrongContent(Exception):
+    """The coordinator has all of an upload, and it is not what its digest says."""
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
+def _answered(response: httpx.Response) -> httpx.Response:
+    """Return an answer that is good, or raise what its status means."""
+    status = response.status_code
+    if status >= 500 or status in _LATER:
+        raise _TryAgain(f"status {status}")
+    if status == 422:
+        raise _WrongContent(f"status {status}: {response.text[:200]}")
+    if status >= 400:
+        raise ConsiliumError("E804", f"status {status}: {response.text[:200]}")
+    return response
+
+
+def _blocks(path: Path, offset: int) -> Iterator[bytes]:
     with open(path, "rb") as file:
+        file.seek(offset)
         while block := file.read(_BLOCK):
             yield block

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contracts.errors import ConsiliumError
+from durable.files import sync
+from durable.partial import refuse_full_disk
 
 _BLOCK = 1 << 20  # bytes
 
@@ -35,6 +37,9 @@ class DirectoryExchange:
         """Store a copy of the file and return its digest; storing the same content twice is one file.
 
         `plan`, the digest of the plan that the content answers, is for exchanges that authorise by it.
+
+        Raises:
+            ConsiliumError: E821, the disk is full; nothing is left of what was written.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         sha = hashlib.sha256()
@@ -47,16 +52,24 @@ class DirectoryExchange:
                 target.flush()
                 os.fsync(target.fileno())
             return self.adopt(Path(temporary), sha.hexdigest())
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
+            if isinstance(error, OSError):
+                refuse_full_disk(error, self.root)
             raise
+
+    @property
+    def partial(self) -> Path:
+        """Uploads that are not complete: `<plan>/<site>/<digest>`."""
+        return self.root / ".partial"
 
     def adopt(self, temporary: Path, digest: str) -> str:
         """Move a complete file, already inside `root` and of known digest, to its place."""
         target = self.path_of(digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary, target)
+        sync(target.parent)
         return digest
 
     def get(self, digest: str, target: Path) -> None:

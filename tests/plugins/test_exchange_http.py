@@ -2,93 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import uvicorn
 
 import plugins.exchange
 import site_runtime.exchange
 from contracts.errors import ConsiliumError
-from contracts.plan import RosterEntry, RoundPlan
-from contracts.version import CODE_VERSION
-from plugins.exchange import exchange_app
-from plugins.identity import Keys
 from site_runtime.exchange import HttpExchange
 from tasks.exchange import DirectoryExchange
-from tasks.head import advance, load_head, now
 from tasks.late import late_sites
-from tasks.store import save_plan
-from tests.factories import TinyFederation, tiny_study, write_tensors
-
-
-class Served:
-    """A federation with its exchange on a port of loopback; cedar is enrolled but on no roster."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.federation = TinyFederation(root, tiny_study())
-        self.home = self.federation.home
-        base = write_tensors(root / "base", {"w": np.zeros(4, np.float32)})
-        self.base = DirectoryExchange(self.home.exchange).put(base)
-        self.plan = self.make_plan()
-
-    def make_plan(self, **changes: Any) -> str:
-        """Sign a plan for ash and birch, and make it the head's."""
-        protocol = self.federation.protocol
-        roster = [RosterEntry(site=s, data_sheet="0" * 64, declared_size=100) for s in ("ash", "birch")]
-        fields: dict[str, Any] = {
-            "study": protocol.study,
-            "protocol_hash": protocol.hash,
-            "kind": "training",
-            "round": 1,
-            "rounds": 2,
-            "base_model": self.base,
-            "roster": roster,
-            "code_versions": [CODE_VERSION],
-            "deadline_seconds": 30,
-            "created": now(),
-        }
-        digest = save_plan(self.home, RoundPlan.model_validate(fields | changes))
-        advance(self.home, load_head(self.home, protocol.study), plan=digest)
-        return digest
-
-    def site(self, site: str) -> HttpExchange:
-        """The exchange as this site sees it."""
-        path = self.root / f"{site}.pem"
-        if not path.exists():
-            self.federation.keys[site].save(path)
-        return HttpExchange(self.url, site, path)
-
-    def update(self, value: float = 1.0) -> Path:
-        """A file to send."""
-        return write_tensors(self.root / f"update-{value}", {"w": np.full(4, value, np.float32)})
+from tests.plugins.served import Served, serving
 
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """The exchange served by uvicorn, as behind Airflow's API server."""
-    from fastapi import FastAPI
-
     monkeypatch.setattr(site_runtime.exchange, "ATTEMPTS", 2)
     monkeypatch.setattr(site_runtime.exchange, "FIRST_WAIT_SECONDS", 0.01)
-    served = Served(tmp_path)
-    root = FastAPI()
-    root.mount("/consilium", exchange_app(served.home, Keys(served.home)))
-    server = uvicorn.Server(uvicorn.Config(root, host="127.0.0.1", port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-    port = server.servers[0].sockets[0].getsockname()[1]
-    served.url = f"http://127.0.0.1:{port}"
-    yield served
-    server.should_exit = True
-    thread.join()
+    with serving(Served(tmp_path)) as served:
+        yield served
 
 
 def test_what_a_site_put_is_what_the_coordinator_finds(served: Served) -> None:
@@ -236,15 +170,16 @@ def test_a_token_is_for_one_request_only(served: Served) -> None:
     digest = site_runtime.exchange.hashlib.sha256(body).hexdigest()
     where = f"/consilium/plans/{served.plan}/blobs/{digest}"
 
-    def token() -> dict[str, str]:
+    def header() -> dict[str, str]:
         return site._authorisation("PUT", where, digest, len(body))
 
-    last = token()
+    last = header()
     with httpx.Client(base_url=served.url, trust_env=False) as client:
-        assert client.put(where, content=b"x" * len(body), headers=token()).status_code == 400
-        assert client.put(where, content=body + b"x", headers=token()).status_code == 403
-        assert client.put(where.replace(digest, "0" * 64), content=body, headers=token()).status_code == 403
-        assert client.get(f"/consilium/blobs/{served.base}", headers=token()).status_code == 403
+        assert client.put(where, content=b"x" * len(body), headers=header()).status_code == 422
+        assert client.put(where, content=body + b"x", headers=header()).status_code == 400
+        assert client.put(where.replace(digest, "0" * 64), content=body, headers=header()).status_code == 403
+        assert client.get(f"/consilium/blobs/{served.base}", headers=header()).status_code == 403
+        assert client.get(where, headers=header()).status_code == 403
         assert client.put(where, content=body).status_code == 401
         assert client.put(where, content=body, headers=last).status_code == 201
         assert client.put(where, content=body, headers=last).status_code == 403  # used

@@ -1,0 +1,130 @@
+"""A file that arrives in pieces: its beginning outlives broken connections, and it appears only whole."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+from io import FileIO
+from pathlib import Path
+
+from contracts.errors import ConsiliumError
+from durable.files import sync
+
+_BLOCK = 1 << 20  # bytes
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Busy(Exception):
+    """Somebody else is writing this very file."""
+
+
+class Partial:
+    """The beginning of a file, open for more; one writer at a time, until `close` or the end of the process.
+
+    Opening reads and hashes what is there. After a crash that is what reached the disk: a beginning of the
+    file, or something else that the digest finds in the end.
+
+    Args:
+        path: where the beginning is kept.
+
+    Raises:
+        Busy: another process or another part of this one has it open.
+        ConsiliumError: E821, the disk is full.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = _opened(path)
+        except OSError as error:
+            refuse_full_disk(error, path)
+            raise
+        self._sha = hashlib.sha256()
+        self.size = 0
+        while block := self._file.read(_BLOCK):
+            self._sha.update(block)
+            self.size += len(block)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is there."""
+        return self._sha.hexdigest()
+
+    def write(self, block: bytes | bytearray) -> None:
+        """Append.
+
+        Raises:
+            ConsiliumError: E821, the disk is full; what was there is then thrown away, to make room.
+        """
+        try:
+            left = memoryview(block)
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self.discard()
+            refuse_full_disk(error, self.path)
+            raise
+        self._sha.update(block)
+        self.size += len(block)
+
+    def restart(self) -> None:
+        """Begin anew with an empty file."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._sha, self.size = hashlib.sha256(), 0
+
+    def move(self, target: Path) -> None:
+        """Put the file, as it is, in its final place, on disk when this returns.
+
+        Raises:
+            ConsiliumError: E821, the disk is full.
+        """
+        try:
+            os.fsync(self._file.fileno())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.path, target)
+            sync(target.parent)
+        except OSError as error:
+            self.discard()
+            refuse_full_disk(error, target)
+            raise
+        self.close()
+
+    def discard(self) -> None:
+        """Throw away what is there."""
+        self.path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Keep what is there for another time."""
+        self._file.close()
+
+
+def refuse_full_disk(error: OSError, path: Path) -> None:
+    """Raise E821 for a full disk; any other error is the caller's to raise.
+
+    Raises:
+        ConsiliumError: E821.
+    """
+    if error.errno in _FULL:
+        raise ConsiliumError("E821", f"{path}: {error.strerror}") from error
+
+
+def _opened(path: Path) -> FileIO:
+    """Open and lock the file of this name; it may be moved to its final place between the two."""
+    while True:
+        file = FileIO(path, "a+", opener=lambda name, flags: os.open(name, flags, 0o600))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.seek(0)
+                return file
+        except BlockingIOError as error:
+            file.close()
+            raise Busy(path.name) from error
+        except FileNotFoundError:
+            pass
+        file.close()
