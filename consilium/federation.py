@@ -114,6 +114,7 @@ def rotate(
         home = _coordinator()
         if file is not None:
             member = membership.rotate(home, file.read_bytes().strip(), by)
+            _refuse_certificates(home)
             facts = {**_facts(home, member), **_write_kit(home, out or Path(f"{member.site}.kit.json"))}
             said = f"[green]rotated[/] {member.site}: its old keys open nothing any more"
         else:
@@ -147,6 +148,7 @@ def revoke(
         load_federation(home).known(site)
         _ask(f"Revoke {site}? It can come back with new keys only.", yes, json)
         member = membership.revoke(home, site, reason, by)
+        _refuse_certificates(home)
         if json:
             print_json(_facts(home, member))
         else:
@@ -246,6 +248,15 @@ def log(json: Json = False) -> None:
             table.add_row(one.time, one.site, one.decision, *said)
         screen.print(table)
         screen.print(f"verified; head {decisions_head(home)}", highlight=False, soft_wrap=True)
+
+
+def _refuse_certificates(home: CoordinatorHome) -> None:
+    """Put the certificates of keys that no longer count on nginx's list, where hospitals have any."""
+    from consilium.certificates import write_crl
+    from consilium.nginx import reload
+
+    if write_crl(home):
+        reload(home.nginx)
 
 
 def _coordinator() -> CoordinatorHome:

@@ -22,7 +22,6 @@ from contracts.enrolment import (
 )
 from contracts.errors import ConsiliumError
 from contracts.signing import Signed, SigningKey, first_problem, parse_signed, to_text
-from contracts.version import CODE_VERSION
 from durable.clock import now
 from durable.files import locked
 from privacy.handover import hand_over, ledgers_in, next_key, waiting
@@ -37,7 +36,7 @@ from tasks.federation import (
     save_federation,
 )
 from tasks.home import CoordinatorHome
-from tasks.settings import load_settings
+from tasks.settings import accepted_versions, load_settings
 
 
 def approve(home: CoordinatorHome, text: str | bytes, by: str) -> Member:
@@ -208,7 +207,7 @@ def startup_kit(home: CoordinatorHome) -> str:
             for m in federation.active
         ],
         "rotations": rotations(home)[-MAX_ROTATIONS:],
-        "code_versions": [CODE_VERSION],
+        "code_versions": accepted_versions(load_settings(home)),
         "log_head": decisions_head(home),
         "created": now(),
     }

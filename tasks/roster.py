@@ -11,7 +11,6 @@ from contracts.masking import MaskKey
 from contracts.plan import RosterEntry, RoundPlan
 from contracts.schedule import deadline_of
 from contracts.study import StudyProtocol
-from contracts.version import CODE_VERSION
 from durable.files import locked, read_json, write_json
 from privacy.calibration import StudyNoise, calibrate
 from tasks.baselines import baselines_of
@@ -20,7 +19,7 @@ from tasks.head import Head, now
 from tasks.home import CoordinatorHome
 from tasks.intake import admitted_sheets
 from tasks.sealed import seal_key
-from tasks.settings import load_settings
+from tasks.settings import accepted_versions, load_settings
 from tasks.store import load_sheet
 from tasks.withdrawals import has_withdrawn
 
@@ -101,7 +100,7 @@ def make_plan(
         base_model=head.model if base_model is None else base_model,
         artefact=artefact,
         roster=roster,
-        code_versions=accepted_versions(home),
+        code_versions=accepted_versions(load_settings(home)),
         noise_multiplier=None if noise is None else noise.of(purpose),
         expected_epsilon=None if noise is None else noise.epsilon,
         decision_threshold=None if kind in NOISED else head.threshold,
@@ -112,11 +111,6 @@ def make_plan(
         deadline_seconds=deadline_of(protocol, purpose),
         created=now(),
     )
-
-
-def accepted_versions(home: CoordinatorHome) -> list[str]:
-    """Code versions that a plan accepts: this one first, from which the coordinator's own noise is drawn."""
-    return list(dict.fromkeys([CODE_VERSION, *load_settings(home).accepted_versions]))
 
 
 def last_ledger_heads(home: CoordinatorHome) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from contracts.errors import ConsiliumError
 from contracts.fields import Text, Version
 from contracts.signing import first_problem
+from contracts.version import CODE_VERSION
 from contracts.yaml_text import load_yaml
 from durable.files import write_atomic
 from tasks.home import CoordinatorHome
@@ -90,3 +91,8 @@ def save_settings(home: CoordinatorHome, settings: Settings) -> None:
     """Write the settings that differ from the defaults."""
     text = yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
     write_atomic(home.settings, text.encode())
+
+
+def accepted_versions(settings: Settings) -> list[str]:
+    """Code versions whose updates are taken: this one first, then the older ones that are still accepted."""
+    return list(dict.fromkeys([CODE_VERSION, *settings.accepted_versions]))
