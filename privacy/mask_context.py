@@ -70,8 +70,7 @@ class Context:
     @property
     def smallest_sum(self) -> int:
         """Fewest sites whose sum can be opened, even by a coordinator that tells sites different lists."""
-        n, t = len(self.roster), self.threshold
-        return -(-n * (2 * t - n) // t)
+        return smallest_sum(len(self.roster), self.threshold)
 
     def place(self, site: str) -> int:
         """Row of a site in the roster.
@@ -99,3 +98,8 @@ class Context:
             )
         if len(alive) < self.threshold:
             raise ConsiliumError("E432", f"{len(alive)} hospitals alive, expected at least {self.threshold}")
+
+
+def smallest_sum(sites: int, threshold: int) -> int:
+    """Fewest of so many sites whose sum can be opened; `privacy.secure_sum` derives it."""
+    return -(-sites * (2 * threshold - sites) // threshold)

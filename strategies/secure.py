@@ -16,7 +16,7 @@ from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
 from contracts.study import StudyProtocol
 from privacy.fixed_point import bits_for, decode, encode
-from privacy.mask_context import LEAST_SITES
+from privacy.mask_context import LEAST_SITES, smallest_sum
 from privacy.secure_sum import Context
 from strategies.bounds import expected_update, weight_of
 from strategies.interface import Shapes, Tensors
@@ -35,10 +35,15 @@ def least_sites(protocol: StudyProtocol, fold: bool) -> int:
 
 
 def shares_needed(protocol: StudyProtocol, sites: int) -> int:
-    """How many of so many hospitals must answer each hop: the protocol's threshold, and above one half."""
+    """How many of so many hospitals must answer each hop: the protocol's threshold, and above one half.
+
+    It is raised where a coordinator that tells hospitals different lists could open a sum over fewer than
+    `LEAST_SITES` of them.
+    """
     assert protocol.secure is not None
     # What is a whole number but for the last bit of a float is that number.
-    return max(math.ceil(protocol.secure.threshold * sites - 1e-9), sites // 2 + 1)
+    needed = max(math.ceil(protocol.secure.threshold * sites - 1e-9), sites // 2 + 1)
+    return next((t for t in range(needed, sites) if smallest_sum(sites, t) >= LEAST_SITES), sites)
 
 
 def least_alive(protocol: StudyProtocol, plan: RoundPlan) -> int:
