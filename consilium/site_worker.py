@@ -33,6 +33,7 @@ from site_runtime.home import SiteHome
 from site_runtime.warm import WARM, warm
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.3, 5.0  # while the coordinator does not answer
+ANSWER_SECONDS = 30.0  # a busy coordinator is slow, not away
 PATIENCE_SECONDS = 2.0  # between attempts: a name is free 5 s after its last worker fell silent
 
 # What Airflow itself imports and what does not look at a configuration: half of its start.
@@ -178,7 +179,7 @@ def wait_for_coordinator(url: str) -> None:
     said, pause = "", FIRST_PAUSE_SECONDS
     while True:
         try:
-            with opener.open(f"{url}/edge_worker/v1/health", timeout=5):
+            with opener.open(f"{url}/edge_worker/v1/health", timeout=ANSWER_SECONDS):
                 return
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             reason = getattr(error, "reason", error)

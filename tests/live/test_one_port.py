@@ -145,7 +145,7 @@ def test_a_study_with_a_hospital_that_reaches_one_port_and_is_reached_by_nobody(
         assert federation.worker.poll() is None, federation.log.read_text()[-3000:]
         return present_sites(platform.coordinator) == {"cleveland"}
 
-    assert wait_until(at_work, 180, interval=0.5), federation.log.read_text()[-3000:]
+    assert wait_until(at_work, 300, interval=0.5), federation.log.read_text()[-3000:]
 
     # The one port, and nothing else: not the API server behind it, not this machine, not the world.
     assert reaches(COORDINATOR, TLS_PORT)
@@ -161,7 +161,7 @@ def test_a_study_with_a_hospital_that_reaches_one_port_and_is_reached_by_nobody(
     assert finish(platform, f"{study}.intake", run).state == "success"
     assert load_record(platform.coordinator, study, "intake")["admitted"] == ["cleveland"]
     start(platform, study)
-    wait_finished(platform, study)
+    wait_finished(platform, study, 300)
     assert head(platform, study).round == 2
     for number in (1, 2):
         record = load_record(platform.coordinator, study, str(number))
