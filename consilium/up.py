@@ -117,7 +117,7 @@ class Platform:
         self.part(name).start(command, coordinator_environment(self.coordinator), self.coordinator.root)
 
     def revive(self) -> list[str]:
-        """Start again every part that ended by itself or was killed, and return their names.
+        """Start again every part that does not run, for whatever reason, and return their names.
 
         What such a part left running is ended first, as a service manager does with a control group.
         """
