@@ -1,6 +1,6 @@
 """One malicious hospital of five against every aggregation, and what each aggregation costs without one.
 
-Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/robust.py [--mode none|patient] [--rounds N] [--out FILE]
+Run: OMP_NUM_THREADS=1 PYTHONPATH=. .venv/bin/python benchmarks/robust.py [--mode none|patient] [--out X.svg]
 
 Attacks: AUROC on 20,000 new honest patients minus that of five honest hospitals under the same method, and
 the share of patients found at risk whom the trigger hides. Cost: AUROC minus that of the plain mean, nobody

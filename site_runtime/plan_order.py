@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from contracts.canonical import digest as digest_of
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
 from contracts.schedule import deadline_of, slot_at
@@ -15,6 +16,7 @@ from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from site_runtime.home import SiteHome
 from site_runtime.outbox import DOCUMENT
+from strategies.secure import is_masked
 
 
 def answer_note(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> Path:
@@ -35,9 +37,11 @@ def check_order(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> Non
     if answered and plan.round < max(answered):
         raise ConsiliumError("E324", f"exchange {plan.round}, answered was exchange {max(answered)}")
     note = answer_note(home, protocol, plan)
-    if not note.exists():
-        return
+    if not note.exists() or is_masked(protocol, plan.kind):
+        return  # under masks an exchange is bound to one plan for ever (`site_runtime.masking`)
     attempt, digest = note.read_text().split()
+    if digest == digest_of(plan):
+        return  # its update is no longer here: whether it may be made again, the ledger says
     if plan.attempt <= int(attempt):
         raise ConsiliumError(
             "E324",
@@ -56,9 +60,13 @@ def check_order(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> Non
 def check_roster(protocol: StudyProtocol, plan: RoundPlan) -> None:
     """Refuse a roster that is no group to hide in: a hospital named twice, or fewer than the study needs.
 
+    A roster that is to be summed under masks is checked with its keys (`site_runtime.masking`).
+
     Raises:
         ConsiliumError: E306.
     """
+    if is_masked(protocol, plan.kind):
+        return
     names = [entry.site for entry in plan.roster]
     if len(set(names)) < len(names):
         raise ConsiliumError("E306", f"a hospital is named twice: {', '.join(sorted(names))}")
