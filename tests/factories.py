@@ -90,7 +90,7 @@ class TinyFederation:
             "connector": "csv",
             "cohort": ZERO,
             "data_version": "a" * 40,
-            "declared_size": self.sizes[site],
+            "declared_size": self.sizes.get(site, 100),  # one that is not enrolled may ask as well
             "holdout": "keyed",
             "checks": [],
             "accepted": True,

@@ -25,8 +25,8 @@ from site_runtime.cohort import CohortArrays
 from site_runtime.config import SiteConfig
 from site_runtime.connectors import synthetic
 from site_runtime.home import SiteHome
-from strategies.interface import Tensors
 from strategies.bounds import training_norm_bound
+from strategies.interface import Tensors
 from tasks.head import load_head
 from tasks.rounds import close_round
 from tasks.store import get_tensors, load_record

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-import plugins.exchange
 import site_runtime.exchange
 from contracts.errors import ConsiliumError
 from site_runtime.exchange import HttpExchange
@@ -146,20 +145,6 @@ def test_a_late_update_is_kept_out_and_noted(served: Served) -> None:
     assert late_sites(served.home, "tiny", closed) == ["birch"]
     stored = [path.name for path in served.home.exchange.rglob("*") if path.is_file()]
     assert sorted(stored) == sorted([served.base, sent])
-
-
-def test_a_receipt_appears_with_its_content_or_not_at_all(served: Served, monkeypatch) -> None:
-    def killed(source: str, target: Path) -> None:
-        raise OSError("killed before the receipt was there")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(plugins.exchange.os, "link", killed)
-        receipt = served.home.study("tiny") / "received" / served.plan / "ash"
-        with pytest.raises(OSError):
-            plugins.exchange._once(receipt, "a" * 64)
-    assert list(receipt.parent.iterdir()) == []
-    digest = served.site("ash").put(served.update(), served.plan)
-    assert receipt.read_text() == digest
 
 
 def test_a_token_is_for_one_request_only(served: Served) -> None:
