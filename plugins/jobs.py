@@ -72,7 +72,12 @@ class Jobs:
         from sqlalchemy import func, select
 
         with create_session(scoped=False) as session:
-            row = session.scalar(select(Row).where(Row.id == UUID(instance)))
+            row = session.execute(
+                select(
+                    *(Row.dag_id, Row.run_id, Row.task_id, Row.map_index),
+                    *(Row.state, Row.start_date, Row.try_number, Row.max_tries),
+                ).where(Row.id == UUID(instance))
+            ).one_or_none()
             if row is None:
                 return None
             starts = [row.start_date] if row.state in ("running", "restarting") else []
@@ -87,7 +92,7 @@ class Jobs:
                 )
                 starts.append(session.scalar(query))
             known = [start.timestamp() for start in starts if start is not None]
-            return Life(state=str(row.state) if row.state else None, started=min(known, default=None))
+            return Life(state=row.state and str(row.state), started=min(known, default=None))
 
     def owner(self, dag: str, task: str, run: str) -> str | None:
         """The queue of the edge job of a task in a run: the site it was given to."""

@@ -104,6 +104,8 @@ class Probe:
         passed = False
         while not self._ended.is_set():
             try:
+                if not passed:
+                    self._warm()
                 self.once()
                 passed = True
             except NotTheGate as problem:
@@ -121,6 +123,22 @@ class Probe:
         self.home.gate_state.unlink(missing_ok=True)
         if not self._ended.is_set():
             self.stop_server(reason)
+
+    def _warm(self) -> None:
+        """Ask after the health of the execution API.
+
+        It builds the routes of all its versions at its first request (cadwyn 7, `Cadwyn.__call__`), seconds
+        in which the server answers nobody: better now than when the first task starts.
+        """
+        for address in self.ports():
+            connection = self._connect(address)
+            try:
+                connection.request("GET", "/execution/health", headers={"User-Agent": _SECRET})
+                connection.getresponse().read(1 << 16)
+            except http.client.HTTPException as error:
+                raise ConnectionError(f"health: {error!r}") from error
+            finally:
+                connection.close()
 
     def once(self) -> None:
         """Send every forbidden request once, and note that all were refused.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -15,6 +16,7 @@ MAX_HEADER_BYTES = 16 << 10
 MAX_TOKEN_BYTES = 4096
 IDLE_SECONDS = 10.0  # without a byte of the body
 BODY_SECONDS = 30.0  # for the whole body
+STALL_SECONDS = 0.5
 REFUSAL = {"detail": "refused at the gate"}
 
 # Of a machine's headers only these reach Airflow; the gate writes the others itself.
@@ -81,13 +83,13 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         if name.lower() == b"content-length" and not (value.isdigit() and int(value[:12]) <= limit):
             raise Refused(413, "body_size", repr(value[:20]))
     body = bytearray()
-    end = time.monotonic() + BODY_SECONDS
+    end, over = time.monotonic() + BODY_SECONDS, False
     while True:
-        try:
-            wait = min(IDLE_SECONDS, end - time.monotonic())
-            message = await asyncio.wait_for(receive(), max(wait, 0.0))
-        except TimeoutError:
-            raise Refused(408, "body_slow", f"{len(body)} bytes") from None
+        left = end - time.monotonic()
+        message = None if over else await _next(receive, min(IDLE_SECONDS, left))
+        over = left <= 0
+        if message is None:
+            raise Refused(408, "body_slow", f"{len(body)} bytes")
         if message["type"] == "http.disconnect":
             raise Refused(400, "disconnected")
         body += message.get("body", b"")
@@ -95,6 +97,17 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
             raise Refused(413, "body_size", f"more than {limit}")
         if not message.get("more_body", False):
             return bytes(body)
+
+
+async def _next(receive: Receive, seconds: float) -> Message | None:
+    """The next part of a body, or None when none came in time.
+
+    When this server stood still itself, the time is up before it has looked at what lies there: so it looks.
+    """
+    for wait in (max(seconds, 0.0), STALL_SECONDS):
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(receive(), wait)
+    return None
 
 
 def parsed(body: bytes) -> Any:

@@ -139,9 +139,9 @@ class Gate:
         self.answers.clear()
 
         async def receive() -> dict[str, Any]:
-            part = parts.pop(0)
-            if part is None:
+            if parts[0] is None:
                 await asyncio.Event().wait()
+            part = parts.pop(0)
             return {"type": "http.request", "body": part, "more_body": bool(parts)}
 
         async def send(message: Any) -> None:

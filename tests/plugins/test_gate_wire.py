@@ -130,16 +130,39 @@ def test_a_large_body_is_refused_as_soon_as_it_is_known(gate: Gate, declared: bo
 
 def test_a_body_that_makes_no_progress_is_given_up(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(wire, "STALL_SECONDS", 0.05)
     token = (b"authorization", gate.edge_token("ash", "worker/ash").encode())
     assert gate.send("POST", "/edge_worker/v1/worker/ash", [token], blocks=[b"{", None]) == 408
     assert (b"connection", b"close") in gate.answers[0]["headers"]
 
 
+def test_a_server_that_stood_still_itself_blames_nobody(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its timer is up before it has looked at the body, which has lain there all the time."""
+    import asyncio
+
+    monkeypatch.setattr(wire, "IDLE_SECONDS", 0.05)
+
+    async def received() -> bytes:
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(0.06)  # what lies in the socket is read after the timers
+            return {"type": "http.request", "body": b"{}", "more_body": False}
+
+        return await wire.read_body({"headers": []}, receive, 10)
+
+    assert asyncio.run(received()) == b"{}"
+
+
 def test_a_body_that_drips_is_given_up(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "BODY_SECONDS", 0.05)
+    now = [0.0]
+
+    def a_second_later() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    monkeypatch.setattr(wire.time, "monotonic", a_second_later)
     token = (b"authorization", gate.edge_token("ash", "worker/ash").encode())
-    drips = (time.sleep(0.001) or b"x" for _ in range(10_000))
-    assert gate.send("POST", "/edge_worker/v1/worker/ash", [token], blocks=drips) == 408
+    assert gate.send("POST", "/edge_worker/v1/worker/ash", [token], blocks=[b"x"] * 1000) == 408
+    assert wire.BODY_SECONDS <= now[0] < 2 * wire.BODY_SECONDS
 
 
 @pytest.mark.parametrize(

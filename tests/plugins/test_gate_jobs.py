@@ -1,0 +1,129 @@
+"""Owners and starts of tasks, from Airflow's own tables."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from plugins.jobs import Jobs, Life, Task
+
+RUN = "manual__2026-01-01T00:00:00+00:00"
+
+
+def at(second: int) -> datetime:
+    """A moment."""
+    return datetime.fromtimestamp(1_800_000_000 + second, UTC)
+
+
+@pytest.fixture
+def tables() -> Iterator[Any]:
+    """A way to insert rows into Airflow's tables, which are empty before and after."""
+    from airflow import settings
+    from airflow.models import import_all_models
+    from airflow.models.base import Base
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.models.taskinstancehistory import TaskInstanceHistory
+    from airflow.providers.edge3.models.edge_job import EdgeJobModel
+    from sqlalchemy import create_engine, delete, insert
+
+    import_all_models()
+    models = (TaskInstance, TaskInstanceHistory, EdgeJobModel)
+    Base.metadata.create_all(settings.engine)
+    EdgeJobModel.metadata.create_all(settings.engine)
+    plain = create_engine(settings.engine.url)  # holds no foreign keys: a task needs no DAG here
+
+    def add(model: str, **values: Any) -> None:
+        (table,) = (m.__table__ for m in models if m.__name__ == model)
+        with plain.begin() as connection:
+            connection.execute(insert(table).values(**values))
+
+    yield add
+    with plain.begin() as connection:
+        for model in models:
+            connection.execute(delete(model.__table__))
+
+
+def instance(tries: int, max_tries: int, state: str, start: int | None) -> tuple[str, dict[str, Any]]:
+    """A row of a task of ash, and its id."""
+    identifier = uuid.uuid4()
+    row = {
+        "id": identifier,
+        "dag_id": "tiny.round",
+        "run_id": RUN,
+        "task_id": "ash.train",
+        "map_index": -1,
+        "queue": "ash",
+        "pool": "default_pool",
+        "pool_slots": 1,
+        "try_number": tries,
+        "max_tries": max_tries,
+        "state": state,
+        "start_date": None if start is None else at(start),
+    }
+    return str(identifier), row
+
+
+def past(tries: int, start: int) -> dict[str, Any]:
+    """A row of an earlier try."""
+    _, row = instance(tries, 1, "failed", start)
+    row["task_instance_id"] = row.pop("id")
+    return row
+
+
+def test_a_task_is_known_by_its_id_and_nothing_else(tables: Any) -> None:
+    identifier, row = instance(1, 1, "running", 0)
+    tables("TaskInstance", **row)
+    jobs = Jobs()
+    assert jobs.task(identifier) == Task("tiny.round", RUN, "ash.train", "ash")
+    for nobody in (str(uuid.uuid4()), "x", "", "'; drop table task_instance"):
+        assert jobs.task(nobody) is None
+
+
+def test_the_first_start_counts_over_the_tries(tables: Any) -> None:
+    identifier, row = instance(2, 1, "running", 50)
+    tables("TaskInstance", **row)
+    tables("TaskInstanceHistory", **past(1, 7))
+    assert Jobs().life(identifier) == Life("running", at(7).timestamp())
+
+
+def test_a_second_try_that_waits_has_started_before(tables: Any) -> None:
+    identifier, row = instance(2, 1, "queued", 7)
+    tables("TaskInstance", **row)
+    tables("TaskInstanceHistory", **past(1, 7))
+    assert Jobs().life(identifier) == Life("queued", at(7).timestamp())
+
+
+def test_a_first_try_that_waits_has_not_started(tables: Any) -> None:
+    identifier, row = instance(1, 1, "queued", None)
+    tables("TaskInstance", **row)
+    assert Jobs().life(identifier) == Life("queued", None)
+
+
+def test_a_task_that_was_cleared_begins_anew(tables: Any) -> None:
+    """Airflow sets max_tries to the tries that were plus the retries when a task is cleared."""
+    identifier, row = instance(3, 3, "running", 900)
+    tables("TaskInstance", **row)
+    tables("TaskInstanceHistory", **past(1, 7))
+    tables("TaskInstanceHistory", **past(2, 50))
+    assert Jobs().life(identifier) == Life("running", at(900).timestamp())
+
+
+def test_an_attempt_that_gave_way_to_another_is_over(tables: Any) -> None:
+    row = past(1, 7)
+    tables("TaskInstanceHistory", **row)
+    assert Jobs().life(str(row["task_instance_id"])) is None
+
+
+def test_a_job_belongs_to_the_queue_it_lies_on(tables: Any) -> None:
+    job = {"dag_id": "tiny.round", "run_id": RUN, "map_index": -1, "try_number": 1, "state": "running"}
+    job |= {"command": "{}", "concurrency_slots": 1, "queued_dttm": at(0), "last_update": at(0)}
+    job |= {"task_instance_id": str(uuid.uuid4())}
+    tables("EdgeJobModel", task_id="ash.train", queue="ash", **job)
+    jobs = Jobs()
+    assert jobs.owner("tiny.round", "ash.train", RUN) == "ash"
+    assert jobs.owner("tiny.round", "birch.train", RUN) is None
+    assert jobs.owner("tiny.round", "ash.train", "other") is None
