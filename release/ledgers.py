@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from contracts.errors import ConsiliumError
-from contracts.release import SitePrivacy
+from contracts.release import RoundLineage, SitePrivacy
 from contracts.study import NoPrivacy, StudyProtocol
 from privacy.accountant import Spend, epsilon, epsilon_without_amplification
 from privacy.calibration import adjacency_of, spend_of
@@ -91,21 +91,31 @@ def check_replay(protocol: StudyProtocol, stated: SitePrivacy, data: bytes) -> R
     return found
 
 
-def check_exchanges(protocol: StudyProtocol, replayed: Sequence[Replayed]) -> None:
+def check_exchanges(
+    protocol: StudyProtocol, replayed: Sequence[Replayed], closed: Sequence[RoundLineage] = ()
+) -> None:
     """Check that enough entries are opened for the model: one left unopened would state less epsilon.
 
     Every exchange of the study closed with the quorum, so all hospitals together reserved each kind of it as
-    often as `least_reservations` says, or more. Noise is not compared: it is in the epsilon.
+    often as `least_reservations` says, or more. Under secure aggregation a round of training may have been
+    lost, so there the updates of those that closed are counted. Noise is not compared: it is in the epsilon.
 
     Args:
         replayed: the account of every hospital that was ever on a roster of the study.
+        closed: the exchanges whose updates went into a model.
 
     Raises:
         ConsiliumError: E408, fewer reservations are opened than the study must have made.
     """
     accounts = _distinct(replayed)
     charged = [s for a in accounts for s in a.excerpt.by_purpose.get("write-off", ())]  # again by a restore
-    for purpose, least in least_reservations(protocol).items():
+    owed = least_reservations(protocol)
+    if protocol.secure is not None:
+        counted: Counter[str] = Counter()
+        for exchange in closed:
+            counted["fold" if exchange.fold is not None else exchange.kind] += len(exchange.updates)
+        owed |= {purpose: counted[purpose] for purpose in ("training", "fold") if purpose in owed}
+    for purpose, least in owed.items():
         shape = spend_of(protocol, "training" if purpose == "aggregate" else purpose, 1.0)
         found = [r.spend for a in accounts for r in a.excerpt.reservations if r.purpose == purpose]
         made = sum(_same_shape(spend, shape) for spend in found)

@@ -88,7 +88,7 @@ def ledgers_verdict(facts: ReleaseFacts, refused: Mapping[str, Mapping[str, str]
         said = f"not testable: no ledger from {', '.join(missing) or 'anybody'}"
         return Verdict(None, said, missing[0] if missing else None)
     try:
-        check_exchanges(facts.protocol, replayed)
+        check_exchanges(facts.protocol, replayed, facts.lineage.rounds)
     except ConsiliumError as error:
         return Verdict(False, str(error)[:300], None)
     return Verdict(True, f"{len(replayed)} ledgers replay to the stated epsilon", None)

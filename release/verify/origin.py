@@ -78,7 +78,7 @@ def ledgers(release: Opened) -> str:
         raise ConsiliumError("E402", f"ledgers {sorted(there)}, expected {sorted(set(paths.values()))}")
     replayed = [check_replay(protocol, one, release.read(paths[one.site])) for one in shown]
     if len(shown) == len(manifest.site_privacy):
-        check_exchanges(protocol, replayed)
+        check_exchanges(protocol, replayed, manifest.lineage.rounds)
     silent = [p.site for p in manifest.site_privacy if p.ledger_key is None]
     detail = f"{len(shown)} replayed: the stated epsilon follows from their entries"
     if silent:

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from contracts.errors import ConsiliumError
+from contracts.release import RoundLineage
 from contracts.schedule import slots
 from contracts.signing import SigningKey
+from contracts.study import parse_study
 from privacy.calibration import calibrate, spend_of
 from privacy.ledger import Ledger
 from release.ledgers import check_exchanges, least_reservations, replay
@@ -69,6 +71,17 @@ def test_a_write_off_stands_for_one_reservation_alone(accounts, one, two):
     with pytest.raises(ConsiliumError, match="E408"):
         check_exchanges(STUDY, [without(first, one, written_off=1), without(second, two), third])
     check_exchanges(STUDY, [without(first, one, 1), without(second, two, 1), third])
+
+
+def test_under_masks_a_lost_round_owes_nothing_and_a_closed_one_every_update(accounts):
+    fields = STUDY.body() | {"strategy": {"aggregation": {"method": "secure"}}}
+    fields["training"] = fields["training"] | {"normalisation": "declared"}
+    secure = parse_study(fields)
+    once = [without(account, "training") for account in accounts]
+    closed = RoundLineage(round=1, kind="training", plan="0" * 64, updates=dict.fromkeys(SITES, "0" * 64))
+    check_exchanges(secure, once, [closed])
+    with pytest.raises(ConsiliumError, match=r"E408.*training"):
+        check_exchanges(secure, once, [closed, closed])
 
 
 def test_without_further_models_nothing_of_them_is_asked_for():
