@@ -215,7 +215,7 @@ def test_asked_the_same_again_it_answers_the_same_and_another_request_never(sent
     home = simulation.sites["ash"]
     first = unmask(home, request, exchange(simulation))
     assert unmask(home, request, exchange(simulation)) == first
-    other = resigned(simulation, request, **lists(request, alive=list(SITES[:4]), dead=list(SITES[4:])))
+    other = resigned(simulation, request, **lists(request, alive=[*SITES[:3], SITES[4]], dead=[SITES[3]]))
     assert refused(unmask, simulation, other).number == "E515"
     assert unmask(home, request, exchange(simulation)) == first
 
@@ -314,7 +314,7 @@ def test_killed_between_any_two_writes_it_masks_one_vector_and_pays_once(fresh: 
 
 def test_killed_between_any_two_writes_it_answers_one_request(sent: Any, tmp_path: Path) -> None:
     simulation, _, request = sent
-    other = lists(request, alive=list(SITES[:4]), dead=list(SITES[4:]))
+    other = lists(request, alive=[*SITES[:3], SITES[4]], dead=[SITES[3]])
 
     def begin(target: Path) -> None:
         copy = copied(simulation, simulation.root, target, "data", *SITES[1:])
