@@ -1,8 +1,8 @@
 """The order of a study's exchanges as this hospital has answered them: a coordinator cannot go back.
 
 What was answered is noted with its attempt and its plan. An older exchange is asked again only by the very
-plan that was answered, or by one from the same model under the same noise and cohort, as a coordinator makes it
-that was restored from a backup: then the update of that time is sent once more.
+plan that was answered, or by one from the same model under the same noise and cohort, as a coordinator makes
+it that was restored from a backup: then the update of that time is sent once more.
 """
 
 from __future__ import annotations
