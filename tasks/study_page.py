@@ -7,7 +7,6 @@ of policies, the privacy spent, and what every hospital did to the model.
 from __future__ import annotations
 
 import itertools
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,57 +26,11 @@ from tasks.presence import present_sites
 from tasks.roster import eligible_sites
 from tasks.standing import next_step, opened_records
 from tasks.store import load_record
+from tasks.study_words import OF_NUMBER, PROTECTS, STATES, remedy_of
 
 _OWN = Path(__file__).parent / "templates"
-_ERRORS = Path(__file__).resolve().parents[1] / "docs" / "errors.md"
 MOST_COLUMNS = 40  # newer rounds are what an operator looks for
 OFTEN = 3  # rounds below which a list of them is written out
-
-# word -> (sign, what it means); the sign and the word say the same, so that colour is never needed.
-STATES = {
-    "admitted": ("✓", "its update went into the model"),
-    "refused": ("✕", "it refused, or its update was refused; the number says why"),
-    "silent": ("○", "it was asked and nothing of it arrived in time"),
-    "absent": ("–", "it was not there when the round opened, or its data were not admitted"),
-    "paused": ("‖", "the hospital paused its part"),
-    "withdrawn": ("⊘", "the hospital withdrew from the study"),
-    "waiting": ("…", "the round is open and waits for it"),
-    "not asked": ("", "the exchange has no part for it, or it was not enrolled yet"),
-}
-_OF_NUMBER = {"E302": "paused", "E303": "withdrawn"}
-
-PROTECTS = {
-    "mean": (
-        "The weighted mean of the updates as they were admitted.",
-        "A hospital moves the model by as much as its admission bound and its weight allow.",
-    ),
-    "norm_bound": (
-        "The weighted mean, after every update is held to {factor:g} times the median of norm over reach.",
-        "An update of ordinary length in a wrong direction is not noticed: a hospital with wrong labels, or "
-        "a backdoor that needs no large change, still has its weight in the mean. Half of the hospitals "
-        "together can move the median.",
-    ),
-    "median": (
-        "The median of every parameter; weights play no part.",
-        "Small hospitals count as much as large ones, and what only one hospital has seen is lost. A shift "
-        "that stays within the spread of the others goes through. Half of the hospitals together decide.",
-    ),
-    "trimmed_mean": (
-        "The mean of every parameter without the {trim} lowest and highest values; weights play no part.",
-        "What only one hospital has seen is partly lost. A shift that stays within the spread of the others "
-        "goes through, and so do more than {trim} hospitals that act together.",
-    ),
-    "krum": (
-        "The mean of the {keep} updates that lie closest to the others; up to {malicious} may be anything.",
-        "The other updates are thrown away, also those of an honest hospital that differs from the rest. A "
-        "shift that stays within the spread of the others goes through.",
-    ),
-    "secure": (
-        "The sum of the updates under masks: nobody sees one of them.",
-        "Whoever sees only a sum cannot tell whose part of it is wrong: single updates are bounded by the "
-        "hospitals' own code alone, and no influence can be shown.",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -171,7 +124,7 @@ class StudyPage:
         if "admitted" not in record:
             return Cell("waiting")
         if refusal := record["refused"].get(site):
-            return Cell(_OF_NUMBER.get(refusal["number"], "refused"), refusal["number"], refusal["sentence"])
+            return Cell(OF_NUMBER.get(refusal["number"], "refused"), refusal["number"], refusal["sentence"])
         return Cell("silent" if site in record["silent"] else "admitted")
 
     def taken_in(self, site: str) -> Cell:
@@ -180,7 +133,7 @@ class StudyPage:
             checks = ", ".join(self.intake["quality_failed"][site])
             return Cell("refused", "E204", f"{SENTENCES['E204'][1]} These failed: {checks}.")
         if number := self.intake["refused"].get(site):
-            return Cell(_OF_NUMBER.get(number, "refused"), number, SENTENCES[number][1])
+            return Cell(OF_NUMBER.get(number, "refused"), number, SENTENCES[number][1])
         return Cell("admitted" if site in self.intake["admitted"] else "silent")
 
     def link(self, site: str, cell: Cell) -> str | None:
@@ -258,44 +211,6 @@ class StudyPage:
             if scaled or dropped:
                 found.append((site, scaled, dropped))
         return found
-
-
-def remedy_of(state: str, number: str | None, detail: str) -> Html | None:
-    """What to do about a state: of a refusal what `docs/errors.md` says, where this is a checkout."""
-    if number is not None:
-        return _from_errors(number)
-    if state == "silent":
-        return Html(
-            "Ask the hospital whether its edge worker runs and reaches this "
-            "address; a task that is slow needs a longer <code>deadline_seconds</code>."
-        )
-    if "not connected" in detail:
-        return Html(
-            "Its edge worker was not heard of when the round opened. The next round counts on it as soon as "
-            "it is connected."
-        )
-    if "no data sheet" in detail:
-        return Html("It has not taken in its data for this study: run the study's intake.")
-    return Html(
-        "Its data sheet names the checks that failed: correct the data or the mapping and run intake again."
-    )
-
-
-def _from_errors(number: str) -> Html | None:
-    """The remedy of a number, with the few signs of Markdown that it uses; None without the documentation."""
-    if not _ERRORS.exists():
-        return None
-    name = SENTENCES[number][0]
-    section = re.search(
-        rf"^### {number} {name}$.*?\*\*What to do\.\*\* (.*?)(?=\n\n|\Z)",
-        _ERRORS.read_text(encoding="utf-8"),
-        re.MULTILINE | re.DOTALL,
-    )
-    if section is None:
-        return None
-    text = section.group(1).replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
-    text = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"<code>docs/\1</code>", text)
-    return Html(re.sub(r"`([^`]+)`", r"<code>\1</code>", text))
 
 
 def study_page(home: CoordinatorHome, study: str) -> str:

@@ -13,7 +13,8 @@ from contracts.strategy import Secure, Strategy
 from durable.files import write_json
 from tasks.presence import present_sites
 from tasks.rounds import close_round
-from tasks.study_page import PROTECTS, STATES, StudyPage, study_page
+from tasks.study_page import StudyPage, study_page
+from tasks.study_words import PROTECTS, STATES
 from tests.factories import (
     TinyFederation,
     honest_answer,
