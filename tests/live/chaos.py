@@ -26,6 +26,7 @@ class Chaos:
 
     Args:
         every: seconds between two kills.
+        rest: seconds that the study is given after a kill to close a round, before the next kill.
         kills: how many; None for as long as the study runs.
     """
 
@@ -35,6 +36,7 @@ class Chaos:
     seed: int
     every: float
     kills: int | None
+    rest: float = 0.0
     done: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -51,16 +53,18 @@ class Chaos:
             AssertionError: not within `seconds`; says where the study stands and what was killed.
         """
         deadline = time.monotonic() + seconds
-        following = time.monotonic() + self.every
-        first, called = head(self.platform, self.study).round, False
+        struck, at = time.monotonic(), head(self.platform, self.study).round
+        first, called = at, False
         while not self._finished():
-            if not called and head(self.platform, self.study).round > first:
+            now = head(self.platform, self.study)
+            assert time.monotonic() < deadline, f"{now} after {self.done}"
+            if not called and now.round > first:
                 called = after_first() is not None
-            assert time.monotonic() < deadline, f"{head(self.platform, self.study)} after {self.done}"
+            waited = time.monotonic() - struck
             wanted = self.kills is None or len(self.done) < self.kills
-            if wanted and time.monotonic() > following:
+            if wanted and waited > self.every and (now.round > at or waited > self.rest):
                 self._strike()
-                following = time.monotonic() + self.every
+                struck, at = time.monotonic(), now.round
             self._revive()
             time.sleep(LOOK_SECONDS)
 

@@ -26,7 +26,9 @@ BUSY_TASKS = "select dag_id, run_id, task_id, state from task_instance where sta
 BUSY_JOBS = "select dag_id, run_id, task_id, state from edge_job where state in ('running', 'queued')"
 
 
-def survive(folder: Path, *, rounds_planned: int, kills: int | None, seconds: float, seed: int) -> None:
+def survive(
+    folder: Path, *, rounds_planned: int, kills: int | None, rest: float, seconds: float, seed: int
+) -> None:
     """Run a study on PostgreSQL under kills, and check all that must be right afterwards."""
     print(f"chaos: seed {seed}; CHAOS_SEED={seed} repeats the schedule")
     protocol = heart(
@@ -47,7 +49,7 @@ def survive(folder: Path, *, rounds_planned: int, kills: int | None, seconds: fl
             copy_homes(platform, folder / "calm")
             start(platform, STUDY)
             saved = folder / "backup.tar"
-            chaos = Chaos(platform, postgres, STUDY, seed, every=10.0, kills=kills)
+            chaos = Chaos(platform, postgres, STUDY, seed, every=10.0, kills=kills, rest=rest)
             chaos.run_until_finished(seconds, lambda: backup(platform.coordinator, saved))
             assert chaos.done and len(chaos.done) == (kills or len(chaos.done)), chaos.done
             nothing_is_busy(platform, postgres)
@@ -110,9 +112,9 @@ def data() -> None:
 
 @pytest.mark.live
 def test_eight_rounds_survive_four_kills(tmp_path: Path, data: None) -> None:
-    survive(tmp_path, rounds_planned=8, kills=4, seconds=600, seed=schedule_seed(1))
+    survive(tmp_path, rounds_planned=8, kills=4, rest=60, seconds=900, seed=schedule_seed(1))
 
 
 @pytest.mark.soak
 def test_thirty_rounds_survive_a_kill_every_ten_seconds(tmp_path: Path, data: None) -> None:
-    survive(tmp_path, rounds_planned=30, kills=None, seconds=840, seed=schedule_seed(None))
+    survive(tmp_path, rounds_planned=30, kills=None, rest=0, seconds=840, seed=schedule_seed(None))
