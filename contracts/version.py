@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-CODE_VERSION = "0.3.0"
+CODE_VERSION = "0.4.0"
