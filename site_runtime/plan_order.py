@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from contracts.canonical import digest as digest_of
+from contracts.canonical import digest
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
 from contracts.schedule import deadline_of, slot_at
@@ -40,15 +40,15 @@ def check_order(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> Non
     note = answer_note(home, protocol, plan)
     if not note.exists() or is_masked(protocol, plan.kind):
         return  # under masks an exchange is bound to one plan for ever (`site_runtime.masking`)
-    attempt, digest = note.read_text().split()
-    if digest == digest_of(plan):
-        return  # its update is no longer here: whether it may be made again, the ledger says
+    attempt, answered_plan = note.read_text().split()
+    if answered_plan == digest(plan):
+        return  # the very plan, whose update is no longer in the outbox: the ledger decides (E411)
     if plan.attempt <= int(attempt):
         raise ConsiliumError(
             "E324",
-            f"attempt {plan.attempt} at exchange {plan.round}, answered was attempt {attempt}: {digest}",
+            f"attempt {plan.attempt} at exchange {plan.round}, answered was {attempt}: {answered_plan}",
         )
-    document = home.outbox(digest) / DOCUMENT
+    document = home.outbox(answered_plan) / DOCUMENT
     if document.exists():
         earlier = UpdateEnvelope.model_validate_json(document.read_bytes())
         if earlier.base_model != plan.base_model:
