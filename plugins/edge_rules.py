@@ -9,7 +9,7 @@ from uuid import UUID
 
 from plugins.endpoint import Endpoint
 from plugins.jobs import Jobs
-from plugins.refused import Refused
+from plugins.refused import Refused, Thrown
 
 PREFIX = "/edge_worker/v1/"
 MAX_BODY_BYTES = 64 << 10
@@ -48,6 +48,7 @@ def check(site: str, endpoint: Endpoint, match: re.Match[str], body: Any, jobs: 
 
     Raises:
         Refused: 403, the request is not one that this site may make.
+        Thrown: it is about a job of its own that is no more.
     """
     if endpoint.name == "state":
         return _job_state(site, match, body, jobs)
@@ -64,6 +65,9 @@ def _job_state(site: str, match: re.Match[str], body: Any, jobs: Jobs) -> Body |
     if match["state"] not in _REPORTED:
         raise Refused(403, "job_state", match["state"][:40])
     owner = jobs.owner(match["dag"], match["task"], match["run"])
+    if owner is None and match["task"].startswith(f"{site}."):
+        # A late report of a job that the coordinator has given up: a refusal would end the worker.
+        raise Thrown(200)
     if owner != site:
         raise Refused(403, "other_job", f"{match['dag']}/{match['task']} belongs to {owner!r}")
     if body is None:

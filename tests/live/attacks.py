@@ -214,7 +214,7 @@ PATHS = [
     ),
 ]
 BODIES = [
-    Attack("a large body", with_body(b'{"x": "' + b"y" * 200_000 + b'"}'), "the coordinator's memory"),
+    Attack("a large body", with_body(b'{"x": "' + b"y" * 70_000 + b'"}'), "the coordinator's memory"),
     Attack("a slow body", lambda r: r.slow(), "the coordinator's connections"),
     Attack("not a number", with_body(b'{"state": "idle", "jobs_active": NaN}'), "a crash"),
     Attack("deep brackets", with_body(b"[" * 30_000 + b"]" * 30_000), "a crash"),
@@ -322,7 +322,7 @@ TASKS = [
         lambda r: r.ask("GET", EXECUTION + "variables/secret", f"Bearer {r.forged_task_token()}"),
         "any task",
     ),
-    Attack("the API's description", lambda r: r.ask("GET", "/execution/openapi.json"), "a map", stock=True),
+    Attack("the API's description", lambda r: r.ask("GET", "/edge_worker/openapi.json"), "a map", stock=True),
 ]
 PEOPLE = [
     Attack(

@@ -48,6 +48,7 @@ class Rogue:
         run: a finished run of the victim's and the rogue's study.
         instances: ids of task instances of that run, by task.
         update: digest of what the victim sent in that run.
+        since: when it turned, as the audit log writes times.
     """
 
     platform: Platform
@@ -56,6 +57,7 @@ class Rogue:
     run: str
     instances: dict[str, str] = field(default_factory=dict)
     update: str = ""
+    since: str = ""
 
     def key(self, site: str = ROGUE) -> bytes:
         """The rogue's own key; of another hospital only where a test plays that hospital."""

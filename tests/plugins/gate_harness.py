@@ -45,7 +45,7 @@ class KnownJobs:
 
     def owner(self, dag: str, task: str, run: str) -> str | None:
         """As `Jobs.owner`."""
-        return task.split(".")[0] if "." in task else None
+        return task.split(".")[0] if "." in task and run == RUN else None
 
     def silence(self, worker: str) -> None:
         """As `Jobs.silence`."""

@@ -105,6 +105,12 @@ def test_a_pushed_log_is_answered_and_thrown_away(gate: Gate) -> None:
     assert gate.behind.seen == []
 
 
+def test_a_late_report_of_a_job_that_is_no_more_ends_no_worker(gate: Gate) -> None:
+    assert gate.edge("ash", "PATCH", "jobs/state/tiny.round/ash.train/long-ago/1/-1/failed") == 200
+    assert gate.edge("ash", "PATCH", "jobs/state/tiny.round/birch.train/long-ago/1/-1/failed") == 403
+    assert gate.behind.seen == []
+
+
 def test_a_fresh_worker_takes_over_from_a_silent_one_only(gate: Gate) -> None:
     path = gate.home.presence / "ash"
     path.parent.mkdir(parents=True)
