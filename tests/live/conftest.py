@@ -31,6 +31,13 @@ LIVE_STUDIES = (
     heart("heart-queued", **BY_HAND, training=QUICK),
     heart("heart-running", **BY_HAND, training=SLOW),
     heart("heart-seen", rounds=2, deadline_seconds=60, training=QUICK | {"normalisation": "federated"}),
+    heart(
+        "heart-secure",
+        rounds=2,
+        deadline_seconds=60,
+        training=QUICK,
+        strategy={"aggregation": {"method": "secure"}},
+    ),
     heart("heart-rejected", rounds=1, deadline_seconds=60, training=QUICK),
     heart("heart-besieged", rounds=20, deadline_seconds=60, training=QUICK),
     heart("heart-release", rounds=2, deadline_seconds=60, training=QUICK | {"normalisation": "federated"}),
