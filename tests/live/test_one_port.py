@@ -21,7 +21,7 @@ from consilium.federation_init import initialise
 from consilium.processes import wait_until
 from consilium.up import Platform, down
 from site_runtime.config import data_folder
-from site_runtime.consent import approve
+from site_runtime.consent import approve_by_scripts
 from site_runtime.enrol import enrol_site
 from site_runtime.home import SiteHome
 from tasks.federation import coordinator_key, enrol
@@ -60,7 +60,9 @@ def ip(*words: str) -> None:
 def one_way_out() -> Iterator[None]:
     """A namespace with one cable to this machine: no loopback, no default route, one route to one port."""
     subprocess.run(["ip", "netns", "delete", SPACE], capture_output=True, check=False)  # of a killed run
-    ip("netns", "add", SPACE)
+    made = subprocess.run(["ip", "netns", "add", SPACE], capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        pytest.skip(f"this machine gives no network namespace: {made.stderr.strip()}")
     try:
         ip("link", "add", OUTER, "type", "veth", "peer", "name", INNER)
         ip("link", "set", INNER, "netns", SPACE)
@@ -110,7 +112,7 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
         public = coordinator_key(coordinator).public
         card = enrol_site(site, STUDIES / "federations" / "heart-disease" / "cleveland.yaml", public)
         enrol(coordinator, card.model_dump())
-        approve(site, STUDY)
+        approve_by_scripts(site, STUDY)
         site.coordinator_url.write_text(url)
         site.ca.write_text(federation_ca(coordinator) or "")
         platform = up_coordinator(home, [STUDY])
