@@ -26,6 +26,7 @@ from consilium.processes import wait_until
 from consilium.rest import AirflowRefused
 from consilium.up import Platform
 from tasks.federation import load_federation
+from tasks.gate_key import TASK_AUDIENCE
 from tasks.store import load_record
 from tests.live.attacks import ATTACKS, Attack
 from tests.live.conftest import free_port
@@ -89,9 +90,8 @@ def test_the_honest_study_goes_on_and_the_audit_log_names_the_attempts(rogue: Ro
     wait_finished(platform, STUDY)
     assert head(platform, STUDY).round == 20
     for number in range(1, 21):
-        assert sorted(load_record(platform.coordinator, STUDY, str(number))["admitted"]) == sorted(
-            platform.sites
-        )
+        record = load_record(platform.coordinator, STUDY, str(number))
+        assert record["admitted"] == sorted(platform.sites)
     files = platform.coordinator.audit.glob("gate-*.jsonl")
     lines = [json.loads(line) for path in sorted(files) for line in path.read_text().splitlines()]
     lines = [line for line in lines if line["time"] >= rogue.since]  # other tests kill honest workers
@@ -247,7 +247,8 @@ def test_a_gate_that_lets_through_is_found_by_its_own_probe(platform: Platform, 
 
 
 def test_another_setting_ends_the_server(platform: Platform, tmp_path: Path) -> None:
-    with api_server(platform, tmp_path / "home", AIRFLOW__API__WORKERS="2") as (process, url):
+    open_audience = {"AIRFLOW__EXECUTION_API__JWT_AUDIENCE": TASK_AUDIENCE}
+    with api_server(platform, tmp_path / "home", **open_audience) as (process, url):
         assert wait_until(lambda: process.poll() is not None, START_SECONDS)
         assert not answers(url)
     assert "E816" in (tmp_path / "home" / "log").read_text()
