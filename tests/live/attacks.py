@@ -41,7 +41,10 @@ def replayed(rogue: Rogue) -> Reply:
     """Use one token twice."""
     path = f"jobs/fetch/{ROGUE}"
     token, body = rogue.token(path), {"queues": [ROGUE], "free_concurrency": 0}
-    assert rogue.ask("POST", EDGE + path, token, body).status == 200
+    first = rogue.ask("POST", EDGE + path, token, body)
+    if first.status == 403 and not first.by_the_gate:
+        return first  # where the gate is not loaded, Airflow refuses the first use as well
+    assert first.status == 200
     return rogue.ask("POST", EDGE + path, token, body)
 
 
