@@ -45,11 +45,6 @@ class CoordinatorHome:
         return self.root / "keys" / "api.pem"
 
     @property
-    def edge_jwks(self) -> Path:
-        """Public edge keys of the enrolled sites as a JSON Web Key Set; `kid` is the site's name."""
-        return self.root / "keys" / "edge.jwks.json"
-
-    @property
     def gate_key(self) -> Path:
         """Ed25519 key (PKCS #8 PEM) of the site gate, which signs what it has let through."""
         return self.root / "keys" / "gate.pem"
