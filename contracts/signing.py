@@ -110,7 +110,12 @@ class SigningKey:
             document=body,
             signature="A" * 86,
         )
-        return unsigned.model_copy(update={"signature": self.sign_bytes(unsigned.signed_bytes())})
+        return self.sign_again(unsigned)
+
+    def sign_again(self, signed: Signed) -> Signed:
+        """Put the document of another envelope, as it stands and of the same digest, into one by this key."""
+        anew = signed.model_copy(update={"signer": self.owner, "key": self.public})
+        return anew.model_copy(update={"signature": self.sign_bytes(anew.signed_bytes())})
 
 
 def verify_bytes(data: bytes, signature: str, public: str) -> bool:

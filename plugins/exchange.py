@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -16,7 +17,6 @@ from fastapi.responses import FileResponse
 from contracts.errors import ConsiliumError
 from contracts.masking import UnmaskRequest
 from contracts.plan import RoundPlan
-from contracts.signing import open_signed
 from durable.files import locked, write_atomic
 from durable.partial import Partial
 from plugins.identity import Keys, Refused, first_authorisation
@@ -24,11 +24,10 @@ from plugins.uploads import Upload, body_start
 from privacy.excerpt import MAX_EXCERPT_BYTES
 from site_runtime.exchange import AUDIENCE
 from tasks.exchange import DirectoryExchange
-from tasks.federation import coordinator_key
 from tasks.home import CoordinatorHome
 from tasks.late import note_late
+from tasks.own_documents import open_own
 from tasks.settings import load_settings
-from tasks.store import open_plan
 
 SMALLEST_BOUND_BYTES = 16 << 20  # statistics, and updates of small models
 UPDATES_PER_MODEL = 3  # an update may hold control variates or second moments beside its weights
@@ -85,18 +84,14 @@ class Documents:
         ) or any(request.shares.get(site) == digest for request in self._requests.values())
 
     def _learn(self, pattern: str) -> None:
-        public = coordinator_key(self.home).public
         for path in self.home.studies.glob(pattern):
             if path.stem in self._plans or path.stem in self._requests:
                 continue
-            try:
+            with contextlib.suppress(ConsiliumError, OSError):
                 if path.parent.name == "plans":
-                    self._plans[path.stem] = open_plan(self.home, path.read_bytes())
+                    self._plans[path.stem] = open_own(self.home, path.read_bytes(), RoundPlan)
                 else:
-                    request = open_signed(path.read_bytes(), UnmaskRequest, "coordinator", public)
-                    self._requests[path.stem] = request
-            except (ConsiliumError, OSError):
-                continue
+                    self._requests[path.stem] = open_own(self.home, path.read_bytes(), UnmaskRequest)
 
 
 def exchange_app(home: CoordinatorHome, keys: Keys | None = None) -> FastAPI:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from contracts.errors import ConsiliumError
 from contracts.masking import UnmaskRequest, UnmaskShares
 from contracts.plan import RoundPlan
-from contracts.signing import open_signed, parse_signed, to_text
+from contracts.signing import parse_signed, to_text
 from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from durable.files import write_atomic
@@ -31,8 +31,9 @@ from strategies.secure import COMMITMENTS, MASKED, SHARES, Layout, context_of, l
 from tasks.answers import open_answer
 from tasks.central import COORDINATOR, Combined
 from tasks.exchange import DirectoryExchange, file_digest
-from tasks.federation import coordinator_key, load_federation
+from tasks.federation import load_federation
 from tasks.home import CoordinatorHome
+from tasks.own_documents import sign_own, text_in_force
 from tasks.store import load_answer, put_tensors, save_answer
 from tasks.tensors import TensorFile
 
@@ -97,13 +98,16 @@ def check_masked(home: CoordinatorHome, envelope: UpdateEnvelope, context: Conte
 def stored_request(
     home: CoordinatorHome, study: str, plan_digest: str
 ) -> tuple[UnmaskRequest, str, str] | None:
-    """The one request that was made for a plan: itself, its digest and its signed text; None before."""
+    """The one request that was made for a plan: itself, its digest and its text as hospitals get it.
+
+    None before there is one.
+    """
     path = _request_of(home, study, plan_digest)
     if not path.exists():
         return None
-    text = path.read_text()
-    request = open_signed(text, UnmaskRequest, "coordinator", coordinator_key(home).public)
-    return request, parse_signed(text).digest, text
+    text = text_in_force(home, path.read_text(), UnmaskRequest)
+    signed = parse_signed(text)
+    return UnmaskRequest.model_validate(signed.document), signed.digest, text
 
 
 def make_request(
@@ -132,7 +136,7 @@ def make_request(
             dead=sorted(set(context.roster) - set(envelopes)),
             shares=lay_out_shares(home, context, envelopes),
         )
-        text = to_text(coordinator_key(home).sign(request))
+        text = to_text(sign_own(home, request))
         write_atomic(_request_of(home, plan.study, context.plan), text.encode())
     found = stored_request(home, plan.study, context.plan)
     assert found is not None

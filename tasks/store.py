@@ -8,50 +8,36 @@ from typing import Any
 
 from safetensors.numpy import load_file, save
 
-from contracts.enrolment import COORDINATOR
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
-from contracts.signing import Signed, open_signed, parse_signed, to_text
+from contracts.signing import Signed, parse_signed, to_text
 from contracts.study import StudyProtocol
 from durable.files import read_json, write_atomic, write_json
 from strategies.interface import Global, Tensors
 from tasks.exchange import DirectoryExchange
-from tasks.federation import coordinator_key, coordinator_keys
 from tasks.home import CoordinatorHome
+from tasks.own_documents import open_own, sign_own, text_in_force
 
 
 def save_plan(home: CoordinatorHome, plan: RoundPlan) -> str:
     """Sign and store a plan under its digest and return the digest."""
-    signed = coordinator_key(home).sign(plan)
-    write_atomic(home.study(plan.study) / "plans" / f"{signed.digest}.json", to_text(signed).encode())
+    signed = sign_own(home, plan)
+    write_atomic(_plan(home, plan.study, signed.digest), to_text(signed).encode())
     return signed.digest
 
 
 def plan_text(home: CoordinatorHome, study: str, digest: str) -> str:
-    """The plan as it is sent to the sites, signed by the coordinator's key in force.
-
-    One that was stored under a former key is signed again: its digest is that of the document alone.
-    """
-    text = (home.study(study) / "plans" / f"{digest}.json").read_text()
-    key = coordinator_key(home)
-    if parse_signed(text).key == key.public:
-        return text
-    return to_text(key.sign(open_plan(home, text)))
-
-
-def open_plan(home: CoordinatorHome, text: str | bytes) -> RoundPlan:
-    """Verify that a plan was signed by this coordinator, with its key in force or a former one.
-
-    Raises:
-        ConsiliumError: E802, E803.
-    """
-    own, key = coordinator_keys(home), parse_signed(text).key
-    return open_signed(text, RoundPlan, COORDINATOR, key if key in own else own[0])
+    """The plan as it is sent to the sites, signed by the coordinator's key in force."""
+    return text_in_force(home, _plan(home, study, digest).read_text(), RoundPlan)
 
 
 def load_plan(home: CoordinatorHome, study: str, digest: str) -> RoundPlan:
     """Read a stored plan and check the coordinator's own signature on it."""
-    return open_plan(home, (home.study(study) / "plans" / f"{digest}.json").read_bytes())
+    return open_own(home, _plan(home, study, digest).read_bytes(), RoundPlan)
+
+
+def _plan(home: CoordinatorHome, study: str, digest: str) -> Path:
+    return home.study(study) / "plans" / f"{digest}.json"
 
 
 def save_answer(home: CoordinatorHome, study: str, plan: str, site: str, text: str) -> None:

@@ -25,6 +25,7 @@ from durable.bucket import partial_of
 from durable.files import write_atomic
 from privacy.secure_sum import new_mask_key
 from tasks.federation import coordinator_key
+from tasks.membership import rotate_coordinator
 from tasks.settings import Exchange, Settings, save_settings
 from tests.plugins.served import FlappingLink, Served, serving
 
@@ -248,11 +249,10 @@ def test_a_body_that_does_not_fit_is_refused(
     assert not list(served.store.root.glob(f"*/{digest_of(path)}"))
 
 
-def test_shares_are_read_by_the_site_that_a_signed_request_names_them_for(
-    served: Served, tmp_path: Path
-) -> None:
+def request_to_unmask(served: Served) -> UnmaskRequest:
+    """A request to ash and birch, and their shares in the exchange."""
     digests = {site: served.store.put(served.update(value)) for site, value in (("ash", 8.0), ("birch", 9.0))}
-    asked = UnmaskRequest(
+    return UnmaskRequest(
         study="tiny",
         protocol_hash=served.federation.protocol.hash,
         plan=served.plan,
@@ -261,6 +261,25 @@ def test_shares_are_read_by_the_site_that_a_signed_request_names_them_for(
         dead=[],
         shares=digests,
     )
+
+
+def test_what_a_former_key_of_the_coordinator_signed_is_served_after_a_restart(tmp_path: Path) -> None:
+    served = Served(tmp_path)
+    signed = coordinator_key(served.home).sign(request_to_unmask(served))
+    folder = served.home.study("tiny") / "requests"
+    write_atomic(folder / f"{signed.digest}.json", to_text(signed).encode())
+    rotate_coordinator(served.home, officer="Dr. A. Smith", reason="yearly")
+    with serving(served):
+        for digest in (served.base, signed.document["shares"]["ash"]):
+            served.site("ash").get(digest, tmp_path / digest)
+        served.site("ash").put(served.update(), served.plan)
+
+
+def test_shares_are_read_by_the_site_that_a_signed_request_names_them_for(
+    served: Served, tmp_path: Path
+) -> None:
+    asked = request_to_unmask(served)
+    digests = asked.shares
     forged = SigningKey.generate("coordinator").sign(asked)
     folder = served.home.study("tiny") / "requests"
     write_atomic(folder / f"{forged.digest}.json", to_text(forged).encode())
