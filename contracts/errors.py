@@ -167,6 +167,10 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E811": ("kit-refused", "The startup kit is not one for this hospital as it is now."),
     "E812": ("key-change-refused", "A key was replaced without the word of the key that is in force."),
     "E813": ("decisions-broken", "The federation's log of decisions is not the one that was written."),
+    "E814": (
+        "coordinator-key-other",
+        "This is signed by another key than the coordinator's that is pinned at this hospital.",
+    ),
     "E816": ("gate-not-mounted", "The API server is not set up so that the site gate stands before it."),
     "E820": ("exchange-url-invalid", "The address of the exchange's bucket cannot be used on this machine."),
     "E821": ("disk-full", "The disk is too full for the transfer."),

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from contracts.canonical import digest
+from contracts.enrolment import COORDINATOR, fingerprint
 from contracts.errors import ConsiliumError
 from contracts.evaluation import EvaluationReport
 from contracts.fields import StudyName
@@ -36,6 +37,8 @@ from site_runtime.plan_order import check_deadline, check_order, check_roster
 from site_runtime.policy import check_policy, sheet_path
 from site_runtime.preflight import check_budget, check_layers, check_promise, check_space
 from strategies.secure import is_masked
+
+Asked = TypeVar("Asked", RoundPlan, UnmaskRequest)
 
 UPDATES = ("statistics", "training", "histogram", "local")  # kinds of plan that an update answers
 
@@ -96,8 +99,7 @@ def unmask(home: SiteHome, request: str, exchange: Exchange) -> str:
     study, claimed_digest, _ = _claimed(request)
     with _refusing(home, study, "unmask", claimed_digest):
         config = load_site(home)
-        asked = open_signed(request, UnmaskRequest, "coordinator", coordinator_public(home))
-        asked_digest = digest(parse_signed(request).document)
+        asked, asked_digest = open_coordinators(home, request, UnmaskRequest)
         protocol = load_approved(home, asked.study)
         check_consent(home, config, asked.study, asked.protocol_hash)
         masks = open_masks(home, config.site, protocol)
@@ -142,7 +144,7 @@ def _answer(
     study, claimed_digest, _ = _claimed(text)
     with _refusing(home, study, stage, claimed_digest):
         config = load_site(home)
-        plan, plan_digest = open_plan(home, text)
+        plan, plan_digest = open_coordinators(home, text, RoundPlan)
         if plan.kind not in kinds:
             raise ConsiliumError("E802", f"plan of kind {plan.kind!r}, expected one of {kinds}")
         protocol = load_approved(home, plan.study)
@@ -178,18 +180,21 @@ def _claimed(text: str) -> tuple[str, str | None, str]:
         return "unknown", None, ""
 
 
-def open_plan(home: SiteHome, text: str) -> tuple[RoundPlan, str]:
-    """Verify a plan with the coordinator's key pinned at enrolment and return it with its digest.
+def open_coordinators(home: SiteHome, text: str, kind: type[Asked]) -> tuple[Asked, str]:
+    """Verify what the coordinator asks, by its pinned key and no other, and return it with its digest.
 
     Raises:
-        ConsiliumError: E801, E802, E803.
+        ConsiliumError: E801; E802, malformed; E814, it names another key than the pinned one, as after a
+            change whose kit was not taken here yet; E803, it is no word of the coordinator's at all.
     """
-    plan = open_signed(text, RoundPlan, "coordinator", coordinator_public(home))
-    return plan, digest(parse_signed(text).document)
+    pinned, signed = coordinator_public(home), parse_signed(text)
+    if signed.signer == COORDINATOR and signed.key != pinned:
+        raise ConsiliumError("E814", f"by {fingerprint(signed.key)}, pinned is {fingerprint(pinned)}")
+    return open_signed(text, kind, COORDINATOR, pinned), signed.digest
 
 
 def coordinator_public(home: SiteHome) -> str:
-    """The coordinator's key, as it was pinned at enrolment.
+    """The coordinator's key, as it was pinned when this hospital joined, or followed since.
 
     Raises:
         ConsiliumError: E801.

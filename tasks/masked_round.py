@@ -4,7 +4,8 @@ A lost round of training changes nothing: the model stays, what the hospitals re
 spent, and the next round trains anew under a plan, masks and keys of its own. It is never planned a second
 time, since a hospital masks one vector in an exchange, ever. Statistics and histogram cannot be left out, so
 there silence is waited for, under the same plan and the same request; only when too few hospitals are left
-who could still answer is the exchange lost, and the study with it (E516).
+who could still answer is the exchange lost, and the study with it (E516). Any exchange waits for hospitals
+that have yet to learn the coordinator's new key: the next round would find them no further.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from tasks.account import epsilon_of
 from tasks.aggregate import Base, next_state
 from tasks.head import now
 from tasks.home import CoordinatorHome
+from tasks.own_documents import OTHER_KEY
 from tasks.secure import Sum, keep_shares, open_sum, stored_request
 from tasks.threshold import decide_from
 
 NEEDED = ("statistics", "histogram")  # a study cannot go on without these
-FOR_NOW = ("E302", "E804", "E805")  # refusals of a hospital that may answer later: paused, not connected
+# Refusals of a hospital that may answer later: paused, not connected, another key of the coordinator pinned.
+FOR_NOW = ("E302", "E804", "E805", OTHER_KEY)
 SPOILT = ("E434", "E518")  # no further answer would open a sum, or make it a plausible one
 
 Record = dict[str, Any]
@@ -53,16 +56,16 @@ def close_masked(
         return record | {"status": "refused", "reason": f"round {plan.round}: nobody was asked to unmask"}
     found = stored_request(home, plan.study, plan_digest)
     if found is None:
-        needed = least_alive(protocol, plan)
+        needed, delivered = least_alive(protocol, plan), len(stored["secure"]["delivered"])
         refused = {site: r["number"] for site, r in stored["refused"].items()}
-        why = f"{len(stored['secure']['delivered'])} masked updates, at least {needed} needed"
-        return _short(plan, record, why, context.roster, refused, needed)
+        why = f"{delivered} masked updates, at least {needed} needed"
+        return _short(plan, record, why, context.roster, refused, delivered, needed)
     request, request_digest, _ = found
     answered, refused = keep_shares(home, plan, request, request_digest, results)
     record["secure"] = stored["secure"] | {"answered": sorted(answered), "refused": sentences(refused)}
     if len(answered) < context.threshold:
         why = f"{len(answered)} hospitals answered the request to unmask, at least {context.threshold} needed"
-        return _short(plan, record, why, request.alive, refused, context.threshold)
+        return _short(plan, record, why, request.alive, refused, len(answered), context.threshold)
     try:
         found_sum = open_sum(home, protocol, plan, plan_digest)
     except ConsiliumError as error:
@@ -132,13 +135,16 @@ def _short(
     why: str,
     asked: tuple[str, ...] | list[str],
     refused: Mapping[str, str],
+    answered: int,
     needed: int,
 ) -> Record:
-    """Too few answers: a round of training is lost, what the study needs is waited for while it can come."""
+    """Too few answers: waited for where the study needs them, or only a key is missing; otherwise lost."""
     said = "; ".join(f"{site}: {number}" for site, number in sorted(refused.items()))
     reason = f"round {plan.round}: {why}" + (f" (refused: {said})" if said else "")
-    gone = sum(number not in FOR_NOW for number in refused.values())
-    if plan.kind in NEEDED and len(asked) - gone >= needed:
+    numbers = list(refused.values())
+    gone = sum(number not in FOR_NOW for number in numbers)
+    can_come = len(asked) - gone if plan.kind in NEEDED else answered + numbers.count(OTHER_KEY)
+    if can_come >= needed:
         return record | {"status": "refused", "reason": reason}
     return _lost(plan, record, reason)
 

@@ -142,7 +142,8 @@ def _documents(home: CoordinatorHome, site: str) -> list[Path]:
 def rotate_coordinator(home: CoordinatorHome, *, officer: str, reason: str) -> KeyRotation:
     """Replace the key that signs plans and the federation's ledger, or complete what was interrupted.
 
-    Hospitals refuse what the new key signs (E803) until they have taken a kit that brings the change.
+    Hospitals refuse what the new key signs (E814) until they have taken a kit that brings the change; what is
+    open waits for them (`tasks.own_documents`).
 
     Raises:
         ConsiliumError: E402, the ledger does not verify; E417, officer or reason is not of the agreed form;

@@ -36,6 +36,7 @@ from tasks.home import CoordinatorHome
 from tasks.influence import influence_of
 from tasks.mask_keys import with_mask_keys
 from tasks.masked_round import NEEDED, close_masked, update_line
+from tasks.own_documents import OTHER_KEY
 from tasks.roster import eligible_sites, make_plan, note_ledger_heads
 from tasks.secure import check_masked, layout_at
 from tasks.store import load_plan, load_record, plan_text, save_answer, save_plan, save_record
@@ -146,10 +147,14 @@ def check_number(protocol: StudyProtocol, slot: Slot, eligible: list[str], absen
 
 
 def refused_before(home: CoordinatorHome, head: Head) -> set[str]:
-    """Sites that refused the open plan when its round was last closed: they would refuse it again."""
+    """Sites that refused the open plan when its round was last closed: they would refuse it again.
+
+    Not those that knew another key of the coordinator: signed by the key in force it is another matter.
+    """
     if head.refusals == 0:
         return set()
-    return set(load_record(home, head.study, str(head.round)).get("refused", {}))
+    refused = load_record(home, head.study, str(head.round)).get("refused", {})
+    return {site for site, refusal in refused.items() if refusal["number"] != OTHER_KEY}
 
 
 def roster_of(plan: RoundPlan) -> list[str]:

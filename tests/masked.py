@@ -15,7 +15,10 @@ from contracts.plan import RoundPlan
 from contracts.signing import parse_signed, to_text
 from contracts.study import StudyProtocol
 from site_runtime.steps import train, unmask
+from strategies.interface import Admitted
 from strategies.secure import Layout
+from tasks.aggregate import Base, next_state
+from tasks.central import Combined
 from tasks.exchange import DirectoryExchange
 from tasks.federation import coordinator_key
 from tasks.rounds import ClosedRound, OpenedRound, close_round, open_round
@@ -28,6 +31,7 @@ SECURE = {"aggregation": {"method": "secure", "threshold": 0.6}}
 DECLARED = STUDY["training"] | {"normalisation": "declared"}
 
 Answers = dict[str, str | None]
+Clear = dict[str, tuple[Layout, np.ndarray]]  # by hospital, what it has masked
 
 
 def masked_study(**changes: Any) -> StudyProtocol:
@@ -109,9 +113,22 @@ def resigned(simulation: Simulation, text: str, **changes: Any) -> str:
     return to_text(coordinator_key(simulation.coordinator).sign(document))
 
 
-def watched_encoding(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Layout, np.ndarray]]:
+def plain_model(simulation: Simulation, plan: str, clear: Clear, alive: list[str]) -> str | None:
+    """The model that plain aggregation of the same fixed-point numbers gives."""
+    layout = clear[alive[0]][0]
+    total = np.zeros(layout.length, dtype=np.uint64)
+    for site in alive:
+        total += clear[site][1]
+    mean = layout.decoded(total) / sum(layout.weights[site] for site in alive)
+    update = Admitted("all", 1.0, Combined(layout.tensors(mean)))
+    document, _ = plan_of(plan)
+    base = Base(document.base_model, None)
+    return next_state(simulation.coordinator, simulation.protocol, document, base, [update], len(alive)).model
+
+
+def watched_encoding(monkeypatch: pytest.MonkeyPatch) -> Clear:
     """What each hospital encodes last from now on, before it is masked."""
-    seen: dict[str, tuple[Layout, np.ndarray]] = {}
+    seen: Clear = {}
     encoded = Layout.encoded
 
     def watched(layout: Layout, update: dict[str, np.ndarray], site: str) -> Any:

@@ -245,7 +245,7 @@ def test_a_request_for_another_plan_or_by_somebody_else_is_refused(sent: Any) ->
     assert refused(unmask, simulation, resigned(simulation, request, exchange=0)).number == "E517"
     document = UnmaskRequest.model_validate(parse_signed(request).document)
     stranger = SigningKey.generate("coordinator")
-    assert refused(unmask, simulation, to_text(stranger.sign(document))).number == "E803"
+    assert refused(unmask, simulation, to_text(stranger.sign(document))).number == "E814"
 
 
 def test_shares_that_were_made_for_somebody_else_are_refused(sent: Any) -> None:

@@ -230,7 +230,7 @@ ATTACKS: dict[str, tuple[Callable[[World], str], str]] = {
     "an evaluation to be trained": (evaluation, "E802"),
     "another document": (lambda w: w.signed(parse_signed(w.second).document, type="DataSheet"), "E802"),
     "unsigned": (lambda w: w.second.replace(parse_signed(w.second).signature, "A" * 86), "E803"),
-    "signed by another key": (lambda w: w.signed(parse_signed(w.second).document, STRANGER), "E803"),
+    "signed by another key": (lambda w: w.signed(parse_signed(w.second).document, STRANGER), "E814"),
     "signed as a hospital": (lambda w: w.signed(parse_signed(w.second).document, signer="birch"), "E803"),
     "a huge document": (lambda w: w.changed(code_versions=["1" * 64] * 5000), "E802"),
     "no JSON": (lambda w: "no plan at all", "E802"),

@@ -155,7 +155,7 @@ def test_a_plan_that_does_not_fit_is_refused_and_nothing_is_spent(private, chang
 def test_only_the_pinned_coordinator_is_obeyed(private):
     simulation, plan = private
     assert (
-        refused(simulation, resigned(simulation, plan, SigningKey.generate("coordinator"))).number == "E803"
+        refused(simulation, resigned(simulation, plan, SigningKey.generate("coordinator"))).number == "E814"
     )
     assert refused(simulation, "no plan at all").number == "E802"
 

@@ -151,13 +151,13 @@ def test_a_hospital_takes_plans_by_the_new_key_when_the_old_one_vouched_for_it(
     home, site = simulation.coordinator, simulation.sites["ash"]
     exchange = DirectoryExchange(home.exchange)
     anew = plan_text(home, "tiny", parse_signed(plan).digest)
-    with pytest.raises(SiteRefused, match="E803"):
+    with pytest.raises(SiteRefused, match="E814"):
         train(site, anew, exchange)
     with pytest.raises(ConsiliumError, match="E812"):
         follow_coordinator(site, [], coordinator_key(home).public)
     follow_coordinator(site, rotations(home), coordinator_key(home).public)
     train(site, anew, exchange)
-    with pytest.raises(SiteRefused, match="E803"):
+    with pytest.raises(SiteRefused, match="E814"):
         train(site, plan, exchange)  # by the former key
 
 

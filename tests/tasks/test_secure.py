@@ -18,10 +18,7 @@ from contracts.signing import SigningKey, parse_signed, to_text
 from contracts.update import UpdateEnvelope
 from site_runtime.consent import pause
 from site_runtime.steps import intake
-from strategies.interface import Admitted
 from strategies.secure import Layout
-from tasks.aggregate import Base, next_state
-from tasks.central import Combined
 from tasks.head import load_head
 from tasks.replay import replay
 from tasks.rounds import open_round
@@ -29,13 +26,14 @@ from tasks.store import load_record, save_sheet
 from tests.factories import PRIVACY, STUDY, write_tensors
 from tests.masked import (
     SITES,
+    Clear,
     asked,
     closed,
     exchange,
     five_hospitals,
     masked_study,
     opened,
-    plan_of,
+    plain_model,
     run_exchange,
     trained,
     unmasked,
@@ -43,8 +41,6 @@ from tests.masked import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-Clear = dict[str, tuple[Layout, np.ndarray]]
 
 
 @pytest.fixture(scope="module")
@@ -66,19 +62,6 @@ def five(prepared: Simulation, tmp_path: Path) -> Simulation:
 
 def record_of(simulation: Simulation, number: int) -> dict[str, Any]:
     return load_record(simulation.coordinator, "tiny", str(number))
-
-
-def plain_model(simulation: Simulation, plan: str, clear: Clear, alive: list[str]) -> str | None:
-    """The model that plain aggregation of the same fixed-point numbers gives."""
-    layout = clear[alive[0]][0]
-    total = np.zeros(layout.length, dtype=np.uint64)
-    for site in alive:
-        total += clear[site][1]
-    mean = layout.decoded(total) / sum(layout.weights[site] for site in alive)
-    update = Admitted("all", 1.0, Combined(layout.tensors(mean)))
-    document, _ = plan_of(plan)
-    base = Base(document.base_model, None)
-    return next_state(simulation.coordinator, simulation.protocol, document, base, [update], len(alive)).model
 
 
 DROPOUTS = [
