@@ -40,6 +40,7 @@ class Visit:
     path: str = "/*"  # a template: values of a path may be free text
     subject: str | None = None  # DAG, task or worker, of a known endpoint
     audited: bool = False  # whether it is recorded although accepted
+    behind: str = "airflow"  # who refused it when the gate did not, or why
     received: int = 0  # bytes of the body
 
 

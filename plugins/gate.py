@@ -106,7 +106,8 @@ class SiteGate:
             await answer(send, thrown.status, None)
         else:
             if visit.audited or (visit.site != "unknown" and outcome.status >= 400):
-                self.audit.record(visit, outcome.status, "accepted" if outcome.status < 400 else "airflow")
+                reason = "accepted" if outcome.status < 400 else visit.behind
+                self.audit.record(visit, outcome.status, reason)
 
     async def _route(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         where = family(scope)
@@ -199,6 +200,7 @@ class SiteGate:
         claimed = key_id(first_authorisation(scope["headers"]) or "")
         if outcome.status not in (401, 403) and claimed in self.keys.sites():
             visit.site = str(claimed)
+        visit.behind = "rate" if outcome.status == 429 else "exchange"
         visit.subject = scope["path"].removeprefix("/consilium/")
         visit.audited = scope["method"] != "GET" or outcome.status >= 400
 

@@ -105,16 +105,6 @@ class Keys:
         if not self.replays.first(site, claims["jti"], claims["exp"] + LEEWAY_SECONDS):
             raise Refused(403, "replayed", site)
 
-    def site_of(self, token: str | None, audience: str) -> tuple[str, Claims]:
-        """Verify a token that a site signed for one request, once.
-
-        Raises:
-            Refused: 401 without a token, 403 when no active site signed it or it was used before.
-        """
-        site, claims = self.verified(token, audience)
-        self.once(site, claims)
-        return site, claims
-
     def task_of(self, token: str | None) -> tuple[str, Claims]:
         """Verify a task's token, which this coordinator issued: the task instance's id, and the claims.
 

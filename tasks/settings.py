@@ -44,6 +44,10 @@ class Exchange(_Section):
     url: Text | None = None  # an fsspec URL such as s3://bucket/prefix; the API server's own when not given
     quota_bytes: Annotated[int, Field(ge=1 << 20)] = 8 << 30  # of one site in one round
     keep_days: Annotated[float, Field(ge=0)] = 90.0  # of what no head, record or release names any more
+    # Requests of one site, apart from those of its worker. A transfer over a link that breaks again and again
+    # asks four times a second, whatever its size, and a worker makes four at once.
+    requests_per_second: Annotated[float, Field(gt=0)] = 20.0  # on average
+    burst: Annotated[int, Field(ge=10)] = 100  # that may come at once; each attempt of a transfer takes two
 
 
 class Settings(_Section):

@@ -6,14 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import site_runtime.exchange
 from contracts.errors import ConsiliumError
+from plugins.limits import Buckets
 from site_runtime.exchange import HttpExchange
 from tasks.exchange import DirectoryExchange
 from tasks.late import late_sites
-from tests.plugins.served import Served, serving
+from tasks.settings import Exchange, Settings, save_settings
+from tests.plugins.served import FlappingLink, Served, serving
+
+TASKS_OF_A_WORKER = 4  # its concurrency, as `consilium.airflow_home` sets it
+REQUESTS_OF_AN_ATTEMPT = 2  # where to go on, and the body
 
 
 @pytest.fixture
@@ -148,8 +154,6 @@ def test_a_late_update_is_kept_out_and_noted(served: Served) -> None:
 
 
 def test_a_token_is_for_one_request_only(served: Served) -> None:
-    import httpx
-
     site, path = served.site("ash"), served.update()
     body = path.read_bytes()
     digest = site_runtime.exchange.hashlib.sha256(body).hexdigest()
@@ -168,6 +172,60 @@ def test_a_token_is_for_one_request_only(served: Served) -> None:
         assert client.put(where, content=body).status_code == 401
         assert client.put(where, content=body, headers=last).status_code == 201
         assert client.put(where, content=body, headers=last).status_code == 403  # used
+
+
+def limited(root: Path, **limits: float) -> Served:
+    served = Served(root)
+    save_settings(served.home, Settings(exchange=Exchange.model_validate(limits)))
+    return served
+
+
+def test_a_site_that_asks_too_often_is_told_when_to_come_again_and_nobody_else_is(tmp_path: Path) -> None:
+    with (
+        serving(limited(tmp_path, requests_per_second=0.001, burst=10)) as served,
+        httpx.Client(base_url=served.url, trust_env=False) as client,
+    ):
+        where = f"/consilium/blobs/{served.base}"
+
+        def asked(site: str, key: str) -> httpx.Response:
+            signer = HttpExchange(served.url, site, served.site(key).edge_key)
+            return client.get(
+                where, headers=signer._authorisation("GET", where, site_runtime.exchange._EMPTY, 0)
+            )
+
+        # Without ash's key, in its name: that costs ash nothing.
+        assert {asked("ash", "birch").status_code for _ in range(12)} == {403}
+        answers = [asked("ash", "ash") for _ in range(12)]
+        assert [answer.status_code for answer in answers] == [200] * 10 + [429] * 2
+        assert answers[-1].headers["retry-after"] == "1"
+        assert asked("birch", "birch").status_code == 200
+
+
+def test_a_transfer_that_was_told_to_come_again_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site_runtime.exchange, "ATTEMPTS", 20)
+    monkeypatch.setattr(site_runtime.exchange, "FIRST_WAIT_SECONDS", 0.01)
+    told, answered = [], site_runtime.exchange._answered
+
+    def noting(response: httpx.Response) -> httpx.Response:
+        told.append(response.status_code)
+        return answered(response)
+
+    monkeypatch.setattr(site_runtime.exchange, "_answered", noting)
+    with serving(limited(tmp_path, requests_per_second=10, burst=10)) as served:
+        link = FlappingLink(served.port, 500_000)
+        digest = served.site("ash", link.port).put(served.large(), served.plan)
+        link.close()
+        assert served.store.path_of(digest).read_bytes() == served.large().read_bytes()
+    assert 429 in told
+
+
+def test_no_transfer_of_a_gigabyte_over_a_bad_link_meets_the_limit_that_is_set_by_default() -> None:
+    """As many as a worker has tasks, each cut off at every megabyte and back at once: it asks, and sends."""
+    clock, limits = [0.0], Settings().exchange
+    rates = Buckets(limits.requests_per_second, limits.burst, lambda: clock[0])
+    for _ in range(1000):
+        assert all(rates.take("ash") for _ in range(TASKS_OF_A_WORKER * REQUESTS_OF_AN_ATTEMPT))
+        clock[0] += site_runtime.exchange.FIRST_WAIT_SECONDS
 
 
 def test_a_coordinator_that_is_away_is_said_to_be(tmp_path: Path, served: Served) -> None:

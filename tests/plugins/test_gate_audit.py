@@ -47,6 +47,15 @@ def test_what_airflow_refused_is_recorded_too(gate: Gate) -> None:
     assert [(line["status"], line["reason"]) for line in gate.audited()] == [(409, "airflow")]
 
 
+@pytest.mark.parametrize(("status", "reason"), [(429, "rate"), (409, "exchange"), (201, "accepted")])
+def test_what_the_exchange_answered_is_recorded_by_its_own_name(gate: Gate, status: int, reason: str) -> None:
+    gate.behind.status = status
+    where = f"/consilium/plans/{'a' * 64}/blobs/{'b' * 64}"
+    gate.ask("PUT", where, f"Bearer {gate.edge_token('ash', where)}")
+    found = [(line["site"], line["status"], line["reason"]) for line in gate.audited()]
+    assert found == [("ash", status, reason)]
+
+
 def test_no_token_no_body_and_no_text_of_the_sender_is_in_it(gate: Gate) -> None:
     token = gate.edge_token("birch", "worker/ash")
     evil = 'x"}\n{"site": "cedar", "reason": "accepted'
