@@ -3,10 +3,13 @@
 A content is kept as long as any document of the coordinator names its digest: a head, plan, record, answer,
 request or release. Replay needs every update of every closed round, so that only what was never admitted
 (late and refused updates, plans made anew) ever becomes free, and it too stays for `keep_days`.
+
+A document that cannot be read could name anything: then nothing is thrown away.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -17,8 +20,10 @@ from pathlib import Path
 
 from tasks.exchange import DirectoryExchange
 from tasks.home import CoordinatorHome
+from tasks.settings import load_settings
 
 BEGUN_DAYS = 1.0  # how long an upload that is not complete may stand still
+NEW_DAYS = 1.0  # while studies run: what a step has just stored, a document names a moment later
 _DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _DOCUMENTS = (".json", ".jsonl", ".yaml", ".dvc")
 _DAY = 86_400.0
@@ -41,7 +46,7 @@ class Content:
 
 def contents(home: CoordinatorHome) -> list[Content]:
     """Everything in the exchange, what is not complete included."""
-    store, now = DirectoryExchange(home.exchange), time.time()
+    store = DirectoryExchange(home.exchange)
     open_plans = set(_open_plans(home))
     named = _named(home, open_plans)
     found = []
@@ -55,8 +60,7 @@ def contents(home: CoordinatorHome) -> list[Content]:
         begun = path.is_relative_to(store.partial)
         complete = not begun and not path.name.startswith(".incoming.")
         needed = path.parent.parent.name in open_plans if begun else path.name.encode() in named
-        days = (now - status.st_mtime) / _DAY
-        found.append(Content(path, status.st_size, days, needed, complete))
+        found.append(Content(path, status.st_size, _days(status), needed, complete))
     return found
 
 
@@ -69,12 +73,23 @@ def collect(home: CoordinatorHome, keep_days: float, *, dry_run: bool = False) -
     garbage = [content for content in contents(home) if content.is_garbage(keep_days)]
     if not dry_run:
         for content in garbage:
-            content.path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if _days(content.path.stat()) >= content.days:  # or it has been stored again meanwhile
+                    content.path.unlink()
             for folder in content.path.parents:
                 if folder == home.exchange or any(folder.iterdir()):
                     break
                 folder.rmdir()
     return garbage
+
+
+def collect_daily(home: CoordinatorHome) -> list[Content]:
+    """Throw away what the settings say, while studies run: never what is new. Returns it.
+
+    Raises:
+        ConsiliumError: E112, the settings.
+    """
+    return collect(home, max(load_settings(home).exchange.keep_days, NEW_DAYS))
 
 
 def _open_plans(home: CoordinatorHome) -> Iterator[str]:
@@ -87,8 +102,8 @@ def _open_plans(home: CoordinatorHome) -> Iterator[str]:
 def _named(home: CoordinatorHome, open_plans: set[str]) -> set[bytes]:
     """Digests in any document. A receipt is none of them, unless its plan still waits for its envelope."""
     found: set[bytes] = set()
-    for root in (home.studies, home.releases, home.registry, home.evidence):
-        for folder, folders, files in os.walk(root):
+    for root in filter(Path.is_dir, (home.studies, home.releases, home.registry, home.evidence)):
+        for folder, folders, files in os.walk(root, onerror=_unreadable):
             folders[:] = [name for name in folders if name not in (".git", "received")]
             for name in files:
                 if name.endswith(_DOCUMENTS):
@@ -97,3 +112,12 @@ def _named(home: CoordinatorHome, open_plans: set[str]) -> set[bytes]:
         for receipt in home.studies.glob(f"*/received/{plan}/*"):
             found.add(receipt.read_bytes())
     return found
+
+
+def _days(status: os.stat_result) -> float:
+    """Since a file was last written."""
+    return (time.time() - status.st_mtime) / _DAY
+
+
+def _unreadable(error: OSError) -> None:
+    raise error

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from airflow.sdk.execution_time.context import set_current_context
 
 from contracts.canonical import canonical_json
 from site_runtime.home import SiteHome
-from tests.factories import TinyFederation, tiny_study
+from tasks.exchange import DirectoryExchange
+from tests.factories import TinyFederation, tiny_study, write_tensors
 
 STUDIES = {
     "tiny": tiny_study(),
@@ -24,6 +29,7 @@ STUDIES = {
     "summed": tiny_study(study="summed", strategy={"aggregation": {"method": "secure"}}, min_sites=3),
 }
 SITES = ("ash", "birch", "cedar")
+OWN = {"consilium.watchdog", "consilium.exchange_gc"}  # of the coordinator, whatever it studies
 SITE_STEPS = {"intake": {"intake"}, "round": {"train"}, "release": {"evaluate", "verify"}}
 
 
@@ -81,8 +87,7 @@ def bag(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def test_every_file_parses_and_every_study_has_its_dags(bag: Bag) -> None:
     assert bag.errors == {}
     wanted = {f"{study}.{kind}" for study in STUDIES for kind in SITE_STEPS}
-    assert set(bag.dags) - {"consilium.watchdog"} == wanted
-    assert ("consilium.watchdog" in bag.dags) == (len(bag.sites) > 1)
+    assert set(bag.dags) == wanted | (OWN if len(bag.sites) > 1 else set())
 
 
 def test_a_site_lays_out_its_own_tasks_under_the_same_names(bag: Bag) -> None:
@@ -137,6 +142,22 @@ def test_cadence_decides_what_starts_a_round(bag: Bag) -> None:
     assert "Asset" not in type(bag.dags["nightly.round"].timetable).__name__
     assert bag.dags["nightly.round"].schedule == "0 2 * * *"
     assert bag.dags["tiny.intake"].schedule is None
+
+
+def test_the_coordinator_clears_its_exchange_once_a_day(bag: Bag, tmp_path: Path) -> None:
+    if len(bag.sites) == 1:
+        return  # a hospital has none
+    dag = bag.dags["consilium.exchange_gc"]
+    assert dag.schedule == "23 3 * * *"
+    store = DirectoryExchange(Path(os.environ["CONSILIUM_HOME"]) / "coordinator" / "exchange")
+    old, new = (
+        store.put(write_tensors(tmp_path / str(value), {"w": np.full(4, value, np.float32)}))
+        for value in (1.0, 2.0)
+    )
+    os.utime(store.path_of(old), (0, 0))
+    with set_current_context({"run_id": "scheduled"}):
+        assert dag.get_task("collect").python_callable() == [old]
+    assert store.path_of(new).is_file() and not store.path_of(old).exists()
 
 
 def test_a_round_closes_whatever_its_sites_did(bag: Bag) -> None:

@@ -13,11 +13,23 @@ from typer.testing import CliRunner
 from consilium.__main__ import app
 from consilium.simulation import run_rounds
 from durable.files import write_atomic
+from tasks import exchange_gc
 from tasks.exchange import DirectoryExchange
-from tasks.exchange_gc import collect
+from tasks.exchange_gc import collect, collect_daily
 from tasks.home import CoordinatorHome
 from tasks.replay import replay
+from tasks.settings import Exchange, Settings, save_settings
 from tests.factories import TinyFederation, tiny_simulation, tiny_study, write_tensors
+from tests.masked import (
+    asked,
+    closed,
+    five_hospitals,
+    masked_study,
+    opened,
+    run_exchange,
+    trained,
+    unmasked,
+)
 
 
 def aged(path: Path, days: float) -> Path:
@@ -95,6 +107,69 @@ def test_nothing_that_a_study_trained_is_collected_and_replay_finds_it_all(tmp_p
     assert before == {path for path in home.exchange.rglob("*") if path.is_file()}
     rounds = list(replay(home, "tiny"))
     assert rounds and all(line.recorded == line.recomputed for line in rounds)
+
+
+def test_what_an_open_request_to_unmask_and_replay_need_stays_whatever_its_age(tmp_path: Path) -> None:
+    """Masked vectors, shares and models of a closed round and of one between its hops."""
+    simulation = five_hospitals(tmp_path, masked_study())
+    home = simulation.coordinator
+    run_exchange(simulation, "run-0")
+    request = asked(simulation, trained(simulation, opened(simulation, "run-1")), "run-1")
+    kept = [aged(path, 400) for path in home.exchange.rglob("*") if path.is_file()]
+    stray = put(home, 2.0, 400)
+    assert [content.path.name for content in collect_daily(home)] == [stray]
+    assert len(kept) > 10 and all(path.is_file() for path in kept)
+    assert closed(simulation, unmasked(simulation, request), "run-1").next == "finished"
+    assert all(line.matches for line in replay(home, "tiny"))
+
+
+def test_the_schedule_leaves_what_is_new_whatever_the_settings_say(home: CoordinatorHome) -> None:
+    save_settings(home, Settings(exchange=Exchange(keep_days=0.0)))
+    just_stored, old = put(home, 1.0, 0.5), put(home, 2.0, 1.5)
+    assert {content.path.name for content in collect(home, 0.0, dry_run=True)} == {just_stored, old}
+    assert [content.path.name for content in collect_daily(home)] == [old]
+    save_settings(home, Settings(exchange=Exchange(keep_days=30.0)))
+    older = put(home, 3.0, 31)
+    assert put(home, 4.0, 29) and [content.path.name for content in collect_daily(home)] == [older]
+
+
+def test_what_was_stored_again_after_it_was_found_stays(
+    home: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = put(home, 2.0, 100)
+    found = exchange_gc.contents
+
+    def contents(home: CoordinatorHome) -> list[exchange_gc.Content]:
+        seen = found(home)
+        put(home, 2.0, 0)
+        return seen
+
+    monkeypatch.setattr(exchange_gc, "contents", contents)
+    collect_daily(home)
+    assert DirectoryExchange(home.exchange).path_of(digest).is_file()
+
+
+@pytest.mark.parametrize("damaged", ["head", "folder"])
+def test_nothing_goes_while_a_document_cannot_be_read(
+    home: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    digest = put(home, 2.0, 100)
+    if damaged == "head":
+        (home.study("tiny") / "head.json").write_text("{")
+    else:
+        closed_folder = home.study("tiny") / "records"
+        closed_folder.mkdir(exist_ok=True)
+        scandir = os.scandir
+
+        def scan(path: object) -> object:
+            if path == str(closed_folder):
+                raise PermissionError(13, "Permission denied", path)
+            return scandir(path)  # type: ignore[call-overload]
+
+        monkeypatch.setattr(os, "scandir", scan)  # a test that runs as root has no folder closed to it
+    with pytest.raises((ValueError, OSError)):
+        collect_daily(home)
+    assert DirectoryExchange(home.exchange).path_of(digest).is_file()
 
 
 def test_the_command_says_what_it_did(home: CoordinatorHome, monkeypatch: pytest.MonkeyPatch) -> None:
