@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from consilium.airflow_home import base_url, write_site
 from consilium.processes import Part, end, wait_until
 from consilium.up import Platform, run_folder
 from site_runtime.home import SiteHome
-from tasks.presence import present_sites
 
 START_SECONDS = 300.0  # a hospital alone makes all its imports itself
 SKEW = Path(__file__).with_name("skew.c")
@@ -40,15 +40,17 @@ def worker_of(home: SiteHome, run: Path, prefix: tuple[str, ...] = ()) -> Iterat
 
 
 def present(platform: Platform, part: Part, site: str) -> None:
-    """Wait until the coordinator hears of a hospital.
+    """Wait until the coordinator hears of a hospital anew.
 
     Raises:
         AssertionError: its process ended, or was not heard of in time; with its log.
     """
 
+    note, since = platform.coordinator.presence / site, time.time()
+
     def heard() -> bool:
         assert part.alive(), part.tail()
-        return site in present_sites(platform.coordinator)
+        return note.exists() and note.stat().st_mtime > since
 
     assert wait_until(heard, START_SECONDS, interval=0.5), part.tail()
 
