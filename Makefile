@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 debian: ## Debian packages that some live tests use; they skip with a reason where these are missing
-	apt-get update -qq && apt-get install -y -qq chromium iproute2 nginx-light postgresql
+	apt-get update -qq && apt-get install -y -qq chromium gcc iproute2 libc6-dev nginx-light postgresql
 
 demo: install ## four hospitals, real Airflow, one verified release
 	$(BIN)/consilium demo

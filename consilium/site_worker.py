@@ -153,6 +153,15 @@ def work(home: SiteHome, given: argparse.Namespace) -> None:
             print(f"the worker ended: {error!r}; again in {PATIENCE_SECONDS:.0f} s", flush=True)
         time.sleep(PATIENCE_SECONDS)
         wait_for_coordinator(url)
+        forget_key()
+
+
+def forget_key() -> None:
+    """Have the worker read its key again, which it holds for as long as it lives (edge3 5.1.0).
+
+    So a hospital that changed its keys need not start its worker anew: the gate refuses the old one.
+    """
+    importlib.import_module("airflow.providers.edge3.cli.api_client").jwt_generator.cache_clear()
 
 
 def confine(hidden: list[Path], kept: list[Path]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import pytest
 from consilium.certificates import federation_ca
 from consilium.coordinator import up_coordinator
 from consilium.federation_init import initialise
-from consilium.processes import wait_until
+from consilium.processes import Part
 from consilium.up import Platform, down
 from site_runtime.config import data_folder
 from site_runtime.consent import approve_by_scripts
@@ -26,10 +25,10 @@ from site_runtime.enrol import enrol_site
 from site_runtime.home import SiteHome
 from tasks.federation import coordinator_key, enrol
 from tasks.home import CoordinatorHome
-from tasks.presence import present_sites
 from tasks.store import load_record
 from tests.live.conftest import free_port
 from tests.live.driver import STUDIES, finish, head, heart, start, wait_finished
+from tests.live.hospital import present, worker_of
 
 SPACE, OUTER, INNER = "consilium-one", "consilium-out", "consilium-in"
 COORDINATOR, HOSPITAL, TLS_PORT = "10.213.77.1", "10.213.77.2", 18443
@@ -95,9 +94,7 @@ class Federation:
     """A coordinator, and a hospital that sees its one port."""
 
     platform: Platform
-    site: SiteHome
-    worker: subprocess.Popen[bytes]
-    log: Path
+    worker: Part
 
 
 @pytest.fixture
@@ -117,22 +114,8 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
         site.ca.write_text(federation_ca(coordinator) or "")
         platform = up_coordinator(home, [STUDY])
         try:
-            log = tmp_path / "worker.log"
-            with open(log, "wb") as output:
-                command = [sys.executable, "-m", "consilium", "site", "start", "--home", str(site.root)]
-                worker = subprocess.Popen(
-                    ["ip", "netns", "exec", SPACE, *command],
-                    stdout=output, stderr=output, start_new_session=True,
-                )  # fmt: skip
-            try:
-                yield Federation(platform, site, worker, log)
-            finally:
-                worker.send_signal(signal.SIGTERM)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    worker.wait(15)
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(worker.pid, signal.SIGKILL)
-                worker.wait(15)
+            with worker_of(site, tmp_path, ("ip", "netns", "exec", SPACE)) as worker:
+                yield Federation(platform, worker)
         finally:
             down(home)
 
@@ -143,11 +126,7 @@ def test_a_study_with_a_hospital_that_reaches_one_port_and_is_reached_by_nobody(
     platform = federation.platform
     study = STUDY.study
 
-    def at_work() -> bool:
-        assert federation.worker.poll() is None, federation.log.read_text()[-3000:]
-        return present_sites(platform.coordinator) == {"cleveland"}
-
-    assert wait_until(at_work, 300, interval=0.5), federation.log.read_text()[-3000:]
+    present(platform, federation.worker, "cleveland")
 
     # The one port, and nothing else: not the API server behind it, not this machine, not the world.
     assert reaches(COORDINATOR, TLS_PORT)
@@ -172,4 +151,4 @@ def test_a_study_with_a_hospital_that_reaches_one_port_and_is_reached_by_nobody(
     # Nothing listens there, while the worker is at work.
     listening = inside("ss", "-Hltnu")
     assert listening.returncode == 0 and listening.stdout == "", listening.stdout
-    assert federation.worker.poll() is None
+    assert federation.worker.alive()
