@@ -115,7 +115,6 @@ def test_eight_rounds_survive_four_kills(tmp_path: Path, data: None) -> None:
     survive(tmp_path, rounds_planned=8, kills=4, rest=60, seconds=900, seed=schedule_seed(1))
 
 
-@pytest.mark.skip(reason="30 rounds with a kill every 10 s have not been seen to finish yet")
 @pytest.mark.soak
 def test_thirty_rounds_survive_a_kill_every_ten_seconds(tmp_path: Path, data: None) -> None:
     survive(tmp_path, rounds_planned=30, kills=None, rest=0, seconds=840, seed=schedule_seed(None))
