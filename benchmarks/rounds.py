@@ -17,10 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from consilium.platform import Platform
 from consilium.processes import wait_until
 from consilium.rest import Airflow
 from consilium.simulation import prepare, run_intake, run_rounds
-from consilium.up import Platform, down, up
+from consilium.up import down, up
 from contracts.study import StudyProtocol, load_study, parse_study
 from tasks.head import load_head
 

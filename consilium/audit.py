@@ -14,7 +14,8 @@ from consilium.output import Json, file_to_write, print_json, reporting_refusals
 from consilium.plan_sites import check_study
 from consilium.study import find_study
 from contracts.errors import ConsiliumError
-from contracts.study import PatientPrivacy, StudyProtocol, load_study
+from contracts.privacy import PatientPrivacy
+from contracts.study import StudyProtocol, load_study
 from privacy.accountant import Spend, epsilon
 from privacy.audit import (
     FAULTS,

@@ -10,7 +10,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from consilium.output import screen
-from contracts.study import PatientPrivacy, StudyProtocol
+from contracts.privacy import PatientPrivacy
+from contracts.study import StudyProtocol
 from privacy.accountant import Spend
 from privacy.audit import AttackPath, Fault, Power, Verdict
 

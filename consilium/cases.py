@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from contracts.errors import ConsiliumError
-from contracts.study import Adjacency
+from contracts.privacy import Adjacency
 
 _MOST_STEPS = 10**12
 _MOST_NOISE = 1e300

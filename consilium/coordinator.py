@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import socket
 from pathlib import Path
 
 import typer
 
-from consilium.airflow_home import OPERATOR, coordinator_environment, passwords_file, write_coordinator
+from consilium.airflow_home import OPERATOR, passwords_file
 from consilium.nginx import command, write_coordinator_nginx
 from consilium.output import home_folder, print_json, reporting_refusals, screen
-from consilium.processes import end, only_one, parts_of, require_free, wait_ready
+from consilium.platform import Platform
+from consilium.processes import require_free, wait_ready
+from consilium.starting import START_SECONDS, Say, beginning, migrate, start_airflow, telling, write_airflow
 from consilium.study import find_study
 from consilium.transport import check_transport
-from consilium.up import (
-    COMPONENTS,
-    START_SECONDS,
-    Platform,
-    Say,
-    components_work,
-    dags_of,
-    ends_on_signal,
-    migrate,
-    run_folder,
-)
-from contracts.errors import ConsiliumError
 from contracts.study import StudyProtocol, load_study
 from tasks.home import CoordinatorHome
 from tasks.settings import load_settings
@@ -48,22 +36,12 @@ def up_coordinator(
             E112, E113, E115, E116 from the settings and certificates; E101. Nothing runs then.
     """
     home = home.resolve()
-    run = run_folder(home)
-    with only_one(run):
-        running = [part.name for part in parts_of(run) if part.alive()]
-        if running:
-            raise ConsiliumError("E104", f"{home}: {', '.join(running)}; `consilium down` ends it")
-        end(parts_of(run))  # what a crash left
-        port = prepare_coordinator(home, studies, port)
-        require_free(port)
-        platform = Platform(home, port, [])
-        (run / "platform").write_text(json.dumps({"port": port, "sites": []}))
-        try:
-            with ends_on_signal():
-                _start(platform, studies, say)
-        except BaseException:
-            end(parts_of(run))
-            raise
+    with beginning(home):
+        platform = Platform(home, prepare_coordinator(home, studies, port), [])
+        require_free(platform.port)
+        platform.note()
+        start_airflow(platform, studies, say)
+        _open_door(platform, say)
     return platform
 
 
@@ -74,7 +52,6 @@ def prepare_coordinator(home: Path, studies: list[StudyProtocol], port: int | No
         ConsiliumError: E101, E110, E112, E113, E115, E116.
     """
     from tasks.federation import coordinator_key, load_federation
-    from tasks.head import load_protocol, register_study, registered_studies
 
     coordinator = CoordinatorHome(home / "coordinator")
     settings = load_settings(coordinator)
@@ -88,12 +65,8 @@ def prepare_coordinator(home: Path, studies: list[StudyProtocol], port: int | No
     elif settings.tls.mode == "server" and address is not None:
         port = settings.tls.listens_at(address.port)[1]
     coordinator_key(coordinator)
-    for protocol in studies:
-        register_study(coordinator, protocol)
-    deadlines = [load_protocol(coordinator, s).deadline_seconds for s in registered_studies(coordinator)]
     # The number of hospitals sizes the executors: one that joins later must not wait for a restart.
-    hospitals = max(len(load_federation(coordinator).sites), 8)
-    write_coordinator(coordinator, port, max(deadlines, default=60), hospitals)
+    write_airflow(coordinator, studies, port, max(len(load_federation(coordinator).sites), 8))
     return port
 
 
@@ -109,12 +82,12 @@ def start(
         if prepare_only:
             prepare_coordinator(home.resolve(), protocols, port)
             coordinator = CoordinatorHome(home.resolve() / "coordinator")
-            migrate(coordinator, coordinator_environment(coordinator))
+            migrate(coordinator)
             if as_json:
                 print_json({"prepared": str(coordinator.root)})
             return
-        with contextlib.nullcontext() if as_json else screen.status("starting") as status:
-            platform = up_coordinator(home, protocols, port, status.update if status else lambda text: None)
+        with telling(as_json) as say:
+            platform = up_coordinator(home, protocols, port, say)
         settings = load_settings(platform.coordinator)
         url = settings.url or platform.url
         if as_json:
@@ -125,27 +98,15 @@ def start(
         screen.print(str(passwords_file(platform.coordinator)), soft_wrap=True, highlight=False)
 
 
-def _start(platform: Platform, studies: list[StudyProtocol], say: Say) -> None:
-    """Start the parts, wait until they work, and open the door to hospitals last."""
+def _open_door(platform: Platform, say: Say) -> None:
+    """Start nginx, if it is what hospitals reach: last, when what is behind it works."""
     coordinator = platform.coordinator
-    settings = load_settings(coordinator)
-    say("preparing Airflow's database")
-    migrate(coordinator, coordinator_environment(coordinator))
-    say("starting Airflow")
-    components = [platform.part(name) for name in COMPONENTS]
-    coordinator.gate_state.unlink(missing_ok=True)
-    for name in COMPONENTS:
-        platform.start_component(name)
-    wait_ready(components, lambda: components_work(platform), START_SECONDS, "Airflow")
-    say("reading the DAGs")
-    wait_ready(
-        components, lambda: dags_of(studies) <= set(platform.airflow.dags()), START_SECONDS, "the DAGs"
-    )
-    if settings.tls.mode == "proxy":
-        say("starting nginx")
-        proxy = platform.part(PROXY)
-        proxy.start(command(coordinator.nginx), dict(os.environ), coordinator.nginx)
-        wait_ready([proxy], lambda: _answers(coordinator), START_SECONDS, PROXY)
+    if load_settings(coordinator).tls.mode != "proxy":
+        return
+    say("starting nginx")
+    proxy = platform.part(PROXY)
+    proxy.start(command(coordinator.nginx), dict(os.environ), coordinator.nginx)
+    wait_ready([proxy], lambda: _answers(coordinator), START_SECONDS, PROXY)
 
 
 def _answers(coordinator: CoordinatorHome) -> bool:

@@ -13,14 +13,16 @@ from rich.panel import Panel
 
 from consilium.airflow_home import OPERATOR, password
 from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
+from consilium.platform import Platform
 from consilium.repetition import permit_exact_updates
 from consilium.repetition import without_privacy as exact
 from consilium.rest import Question
 from consilium.run import Follower, intake, release, rounds, total_steps
 from consilium.simulate import interval, progress_bar
 from consilium.simulation import achievable_at, simulate_study
+from consilium.starting import ends_on_signal
 from consilium.study import find_federation, find_study
-from consilium.up import Platform, down, ends_on_signal, up
+from consilium.up import down, up
 from contracts.errors import ConsiliumError
 from contracts.study import StudyProtocol, load_study
 from durable.files import write_json

@@ -12,7 +12,16 @@ from rich.table import Table
 from consilium.federation_backup import backup_command, restore_command
 from consilium.federation_certificate import certificate
 from consilium.federation_init import init
-from consilium.output import Json, file_to_write, home_folder, plain, print_json, reporting_refusals, screen
+from consilium.output import (
+    Json,
+    Yes,
+    file_to_write,
+    home_folder,
+    plain,
+    print_json,
+    reporting_refusals,
+    screen,
+)
 from contracts.errors import ConsiliumError
 
 if TYPE_CHECKING:
@@ -33,7 +42,6 @@ Out = Annotated[
     typer.Option(help="File of the kit; <site>.kit.json here.", callback=file_to_write()),
 ]
 By = Annotated[str, typer.Option("--by", help="Who decides, for the log of decisions.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 OPERATOR = "operator"
 
 

@@ -39,9 +39,9 @@ def initialise(home: Path, wanted: dict[str, Any], own: OwnCertificate | None = 
     from consilium.airflow_home import make_api_key
     from consilium.certificates import make_client_authority, make_server, take_server
     from consilium.nginx import write_coordinator_nginx
+    from consilium.platform import COMPONENTS, component_command
     from consilium.systemd import write_units
     from consilium.transport import check_settings, check_transport
-    from consilium.up import COMPONENTS, component_command
     from durable.files import locked
     from tasks.federation import coordinator_key
     from tasks.home import CoordinatorHome

@@ -23,7 +23,7 @@ from consilium.output import (
 )
 from consilium.site_home import Home, Site, find_site
 from contracts.errors import ConsiliumError
-from contracts.study import Adjacency
+from contracts.privacy import Adjacency
 
 app = typer.Typer(no_args_is_help=True)
 

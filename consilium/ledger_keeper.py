@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contracts.errors import ConsiliumError
-from contracts.study import Adjacency
+from contracts.privacy import Adjacency
 
 if TYPE_CHECKING:
     from site_runtime.home import SiteHome

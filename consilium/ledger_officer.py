@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from consilium.output import Json, print_json, reporting_refusals, screen
-from consilium.site_home import Home, Site, find_site
+from consilium.output import Json, Yes, print_json, reporting_refusals, screen
+from consilium.site_home import Home, Officer, Reason, Site, find_site
 from contracts.errors import ConsiliumError
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from site_runtime.home import SiteHome
 
 Lineage = Annotated[str | None, typer.Option(help="Which lineage, when the hospital has several.")]
-Officer = Annotated[str, typer.Option(help="Who decides; stays at the hospital.")]
-Reason = Annotated[str, typer.Option(help="Why, in a sentence; stays at the hospital.")]
 Spends = Annotated[
     list[str] | None,
     typer.Option("--spend", metavar="RATE,SIGMA,STEPS", help="What to charge, e.g. 0.1,1.5,10; repeatable."),
@@ -27,7 +25,6 @@ Spends = Annotated[
 OfStudy = Annotated[
     str | None, typer.Option("--study", help="The study that it was spent on, if it was one.")
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def write_off(

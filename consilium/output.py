@@ -16,6 +16,7 @@ from rich.console import Console
 from contracts.errors import ConsiliumError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 WIDE = 100  # columns from which wide tables show all they have
 NARROW = 80  # columns of a terminal below which tables leave out what can be spared

@@ -12,8 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from contracts.errors import ConsiliumError
+from contracts.privacy import HospitalPrivacy, PatientPrivacy
 from contracts.signing import first_problem
-from contracts.study import HospitalPrivacy, PatientPrivacy, StudyProtocol, find_seed
+from contracts.study import StudyProtocol, find_seed
 from contracts.yaml_text import load_yaml
 from privacy.calibration import StudyNoise
 from site_runtime.config import Compute, SiteConfig, SitePart

@@ -29,7 +29,8 @@ from consilium.plan_sites import (
 from consilium.privacy_tables import print_cases, print_plan
 from consilium.study import SHIPPED, find_federation, find_study
 from contracts.errors import ConsiliumError
-from contracts.study import HospitalPrivacy, NoPrivacy, PatientPrivacy, StudyProtocol, load_study
+from contracts.privacy import HospitalPrivacy, NoPrivacy, PatientPrivacy
+from contracts.study import StudyProtocol, load_study
 
 if TYPE_CHECKING:
     from privacy.calibration import StudyNoise

@@ -12,8 +12,8 @@ from rich.progress import Progress, TaskID
 
 from consilium.airflow_home import passwords_file
 from consilium.output import Json, home_folder, print_json, reporting_refusals, screen
+from consilium.platform import Platform, current
 from consilium.rest import Question
-from consilium.up import Platform, current
 from contracts.errors import SENTENCES, ConsiliumError
 from contracts.schedule import last_exchange, most_exchanges, title_of
 from contracts.study import StudyProtocol

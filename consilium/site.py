@@ -137,7 +137,7 @@ def _privacy(home: SiteHome, config: SiteConfig, studies: list[str]) -> list[dic
     `spent` of it and what is `left` are at the cap's delta for one patient added or removed, as the ledger
     counts.
     """
-    from contracts.study import PatientPrivacy
+    from contracts.privacy import PatientPrivacy
     from privacy.accountant import epsilon
     from privacy.ledger import Ledger
     from site_runtime.consent import load_approved

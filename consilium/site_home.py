@@ -19,6 +19,12 @@ StudyFile = Annotated[
 ]
 Site = Annotated[str | None, typer.Option("--site", help="Which hospital, when this home holds several.")]
 Home = Annotated[Path | None, typer.Option("--home", help="The hospital's own folder, wherever it lies.")]
+_OFFICER = typer.Option(help="Who decides; stays at the hospital.")
+_REASON = typer.Option(help="Why, in a sentence; stays at the hospital.")
+Officer = Annotated[str, _OFFICER]
+MaybeOfficer = Annotated[str | None, _OFFICER]
+Reason = Annotated[str, _REASON]
+MaybeReason = Annotated[str | None, _REASON]
 
 
 def find_site(site: str | None, home: Path | None) -> SiteHome:

@@ -9,14 +9,21 @@ import typer
 from rich.table import Table
 
 from consilium.output import Json, file_to_write, home_folder, print_json, reporting_refusals, screen
+from consilium.site_home import Home, MaybeOfficer, MaybeReason, Site, find_site
 from contracts.errors import ConsiliumError
 
 if TYPE_CHECKING:
     from site_runtime.home import SiteHome
 
-Site = Annotated[str | None, typer.Option("--site", help="Which hospital, when this home holds several.")]
-Home = Annotated[Path | None, typer.Option("--home", help="The hospital's own folder, wherever it lies.")]
-Fingerprint = Annotated[str | None, typer.Option("--fingerprint", help="What the other side read out.")]
+
+def _to_write(name: str) -> Any:
+    return typer.Option("--out", help=f"File to write; {name} here.", callback=file_to_write())
+
+
+_TOLD = typer.Option("--fingerprint", help="What the other side read out to you.")
+Told = Annotated[str, _TOLD]
+MaybeTold = Annotated[str | None, _TOLD]
+Peer = Annotated[str, typer.Argument(metavar="SITE", help="The other hospital.")]
 
 peers = typer.Typer(no_args_is_help=True, help="The other hospitals' keys: compare and pin them.")
 
@@ -27,10 +34,7 @@ def enrol(
         Path | None,
         typer.Option("--config", exists=True, dir_okay=False, help="site.yaml; of an enrolled site its own."),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="File of the request; <site>.request.json here.", callback=file_to_write()),
-    ] = None,
+    out: Annotated[Path | None, _to_write("<site>.request.json")] = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
@@ -66,13 +70,12 @@ def enrol(
 
 def join(
     file: Annotated[Path, typer.Argument(metavar="KIT", exists=True, dir_okay=False)],
-    fingerprint: Fingerprint = None,
+    fingerprint: MaybeTold = None,
     site: Site = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
     """Take the coordinator's startup kit. The first time it needs the fingerprint that you were told."""
-    from consilium.site_home import find_site
     from site_runtime.joining import join as take
     from site_runtime.joining import peers_of
 
@@ -110,12 +113,9 @@ def join(
 
 
 def rotate(
-    officer: Annotated[str | None, typer.Option(help="Who decides; stays at the hospital.")] = None,
-    reason: Annotated[str | None, typer.Option(help="Why, in a sentence; stays at the hospital.")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="File of the change; <site>.rotation.json here.", callback=file_to_write()),
-    ] = None,
+    officer: MaybeOfficer = None,
+    reason: MaybeReason = None,
+    out: Annotated[Path | None, _to_write("<site>.rotation.json")] = None,
     finish: Annotated[
         bool, typer.Option("--finish", help="Put the new keys in force now, whatever the coordinator knows.")
     ] = False,
@@ -124,7 +124,6 @@ def rotate(
     json: Json = False,
 ) -> None:
     """Make new keys and a change signed by the old one; in force when the coordinator's kit comes."""
-    from consilium.site_home import find_site
     from site_runtime.config import load_site
     from site_runtime.rotation import begin_rotation, finish_rotation, pending_rotation
 
@@ -153,7 +152,6 @@ def rotate(
 
 def card(site: Site = None, home: Home = None, json: Json = False) -> None:
     """Show this hospital's keys and the coordinator's by their fingerprints, to be read out."""
-    from consilium.site_home import find_site
 
     with reporting_refusals(json):
         facts = card_facts(find_site(site, home))
@@ -167,7 +165,6 @@ def card(site: Site = None, home: Home = None, json: Json = False) -> None:
 @peers.command("list")
 def list_command(site: Site = None, home: Home = None, json: Json = False) -> None:
     """List the other hospitals: pinned, offered by the coordinator, or offered with another key."""
-    from consilium.site_home import find_site
     from contracts.enrolment import fingerprint
     from site_runtime.joining import peers_of
 
@@ -196,13 +193,12 @@ def list_command(site: Site = None, home: Home = None, json: Json = False) -> No
 
 @peers.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="SITE")],
+    name: Peer,
     site: Site = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
     """Show the fingerprint of one hospital's key, as offered and as pinned."""
-    from consilium.site_home import find_site
     from contracts.enrolment import fingerprint
     from site_runtime.peers import load_peers
 
@@ -225,8 +221,8 @@ def show(
 
 @peers.command()
 def pin(
-    name: Annotated[str, typer.Argument(metavar="SITE")],
-    fingerprint: Annotated[str, typer.Option("--fingerprint", help="What that hospital read out to you.")],
+    name: Peer,
+    fingerprint: Told,
     replace: Annotated[
         bool, typer.Option("--replace", help="In the place of another key, as after a revocation.")
     ] = False,
@@ -235,7 +231,6 @@ def pin(
     json: Json = False,
 ) -> None:
     """Pin the key that the kit offers, if it is the one whose fingerprint that hospital told you."""
-    from consilium.site_home import find_site
     from contracts.enrolment import check_fingerprint
     from site_runtime.peers import pin_peer
 

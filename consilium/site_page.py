@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from contracts.privacy import HospitalPrivacy, PatientPrivacy
 from contracts.schedule import longest_deadline, most_exchanges
-from contracts.study import CategoricalFeature, HospitalPrivacy, PatientPrivacy, StudyProtocol
+from contracts.study import CategoricalFeature, StudyProtocol
 from release.markup import Html, element, joined
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from consilium.output import reporting_refusals, screen
+from consilium.site_home import Home, Site, find_site
 from contracts.errors import ConsiliumError
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 TUNNEL_PORT = 8444
 
-Site = Annotated[str | None, typer.Option("--site", help="Which hospital, when this home holds several.")]
-Home = Annotated[Path | None, typer.Option("--home", help="The hospital's own folder, wherever it lies.")]
 Unit = Annotated[bool, typer.Option("--unit", help="Print a systemd unit that runs this; do nothing else.")]
 
 
@@ -52,7 +51,6 @@ def start(
     The coordinator's certificate is checked against the authority of the startup kit, and no other.
     """
     from consilium.airflow_home import base_url, write_site
-    from consilium.site_home import find_site
     from consilium.systemd import site_unit
     from site_runtime.config import load_site
 
@@ -85,7 +83,6 @@ def tunnel(
     Only a federation that asks hospitals for a certificate needs it. It listens on loopback alone.
     """
     from consilium.nginx import command, write_tunnel
-    from consilium.site_home import find_site
     from consilium.systemd import site_unit
     from site_runtime.home import SiteHome
 

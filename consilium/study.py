@@ -18,7 +18,8 @@ from consilium.output import (
     writing,
 )
 from contracts.errors import ConsiliumError
-from contracts.study import HospitalPrivacy, PatientPrivacy, StudyProtocol, load_study
+from contracts.privacy import HospitalPrivacy, PatientPrivacy
+from contracts.study import StudyProtocol, load_study
 
 app = typer.Typer(no_args_is_help=True)
 

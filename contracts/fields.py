@@ -21,6 +21,7 @@ Unit = Annotated[str, StringConstraints(max_length=32)]
 # Below 2**53, beyond which a whole number has no canonical JSON that reads back.
 Finite = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=2**40)]
 
 

@@ -11,9 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contracts.fields import Contract
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from contracts.fields import Contract, Positive
 
 MAX_SECURE_SITES = 64  # shares grow with the square of the roster; so many fit their documents
 

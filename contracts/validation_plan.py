@@ -62,7 +62,7 @@ class Diagnostics(Contract):
     A hospital counts as testable with at least `minimum_events` events and as many non-events in its
     holdout; `testable_sites` hospitals must be. Prevalence and missingness of every testable holdout must lie
     within what the protocol declares (`label.prevalence`, `max_missing`), and every holdout must be the one
-    that was frozen before the first round.
+    that was frozen before its hospital's first round.
     """
 
     minimum_events: Annotated[int, Field(ge=1)] = 10

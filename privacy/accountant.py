@@ -21,7 +21,7 @@ from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
 
 from contracts.errors import ConsiliumError
-from contracts.study import Adjacency
+from contracts.privacy import Adjacency
 from privacy.composition import composed_epsilon
 from privacy.pairs import pair_of
 from privacy.renyi import epsilon_from_renyi

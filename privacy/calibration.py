@@ -17,15 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from contracts.errors import ConsiliumError
+from contracts.privacy import Adjacency, HospitalPrivacy, NoPrivacy, PatientPrivacy
 from contracts.schedule import Slot, last_before_folds, most_folds, slot_at, slots
-from contracts.study import (
-    Adjacency,
-    HospitalPrivacy,
-    NoPrivacy,
-    PatientPrivacy,
-    StudyProtocol,
-    ThresholdRule,
-)
+from contracts.study import StudyProtocol, ThresholdRule
 from privacy.accountant import Spend, epsilon, epsilon_prv
 
 _SMALLEST, _LARGEST = -1, 4  # decades of the noise multipliers that are tried: 0.1 .. 99990

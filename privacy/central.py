@@ -27,7 +27,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.study import HospitalPrivacy
+from contracts.privacy import HospitalPrivacy
 from privacy.quantile import followed, split_noise
 from privacy.stream import NoiseStream
 

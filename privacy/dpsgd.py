@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from contracts.study import Quantile
+from contracts.privacy import Quantile
 from privacy.gradients import PatientGradients
 from privacy.quantile import followed, split_noise
 from privacy.stream import NoiseStream
@@ -208,7 +208,7 @@ class PerLayerOptimizer(PatientOptimizer):
 
 
 class AdaptiveOptimizer(PatientOptimizer):
-    """Lets C follow a quantile of the patients' gradient norms (see `contracts.study.Quantile`).
+    """Lets C follow a quantile of the patients' gradient norms (see `contracts.privacy.Quantile`).
 
     Sum and count of one step are one Gaussian release of the plan's noise (see `privacy.quantile`).
     The count is divided by the public expected batch size.

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from contracts.study import Adjacency
+from contracts.privacy import Adjacency
 
 Floats = NDArray[np.float64]
 

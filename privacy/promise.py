@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contracts.errors import ConsiliumError
-from contracts.study import PatientPrivacy, StudyProtocol
+from contracts.privacy import PatientPrivacy
+from contracts.study import StudyProtocol
 
 
 def check_mechanism(protocol: StudyProtocol) -> None:

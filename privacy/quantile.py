@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 
-from contracts.study import Quantile
+from contracts.privacy import Quantile
 
 _LEAST_CLIP = 1e-6  # of the ceiling: so low that a wandering C gets no lower
 

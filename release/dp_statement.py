@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from contracts.study import HospitalPrivacy, NoPrivacy, PatientPrivacy, StudyProtocol
+from contracts.privacy import HospitalPrivacy, NoPrivacy, PatientPrivacy
+from contracts.study import StudyProtocol
 from privacy.calibration import models_trained
 from release.dp_statement_central import hospital_statement
 from release.dp_statement_replay import caution, ledger_command, paragraph, replay_section

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contracts.study import HospitalPrivacy
+from contracts.privacy import HospitalPrivacy
 from release.dp_statement_replay import caution, ledger_command, paragraph
 from release.facts import ReleaseFacts
 from release.ledgers import COORDINATOR, FOLDER

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import textwrap
 
-from contracts.study import NoPrivacy, PatientPrivacy, StudyProtocol
+from contracts.privacy import NoPrivacy, PatientPrivacy
+from contracts.study import StudyProtocol
 from privacy.calibration import adjacency_of, models_trained
 from release.facts import ReleaseFacts
 from release.ledgers import FOLDER, keeper

@@ -93,22 +93,29 @@ def check_events(data: bytes, head: str | None) -> list[Event]:
 
 
 def frozen_cohorts(events: list[Event]) -> dict[str, str]:
-    """Return each hospital's cohort as it was admitted last before the first exchange opened.
+    """Return each hospital's cohort as it was admitted last before the first exchange that asked it.
 
     The split of a cohort is fixed by its digest; so a holdout that is evaluated under the same digest was
-    chosen before any model saw the hospital's patients. Without a first exchange nothing is frozen.
+    chosen before any model saw the hospital's patients. A hospital that no exchange asked has that of the
+    time when the first one opened; without a first exchange nothing is frozen.
     """
+    admitted: dict[str, str] = {}
+    at_first: dict[str, str] | None = None
     frozen: dict[str, str] = {}
     for event in events:
         if event.event == "round_opened":
-            return frozen
-        if event.event == "intake":
+            if at_first is None:
+                at_first = dict(admitted)
+            for site in _texts(event.details.get("sites")):
+                if site in admitted:
+                    frozen.setdefault(site, admitted[site])
+        elif event.event == "intake":
             cohorts: Any = event.details.get("cohorts", {})
             # An intake replaces what it speaks of; a silent hospital keeps its earlier cohort.
             for site in (*_texts(event.details.get("out")), *cohorts):
-                frozen.pop(site, None)
-            frozen |= {str(site): str(cohort) for site, cohort in cohorts.items()}
-    return {}
+                admitted.pop(site, None)
+            admitted |= {str(site): str(cohort) for site, cohort in cohorts.items()}
+    return (at_first or {}) | frozen
 
 
 def _texts(value: Any) -> list[str]:

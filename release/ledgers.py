@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from contracts.errors import ConsiliumError
+from contracts.privacy import NoPrivacy
 from contracts.release import RoundLineage, SitePrivacy
-from contracts.study import NoPrivacy, StudyProtocol
+from contracts.study import StudyProtocol
 from privacy.accountant import Spend, epsilon, epsilon_without_amplification
 from privacy.calibration import adjacency_of, spend_of
 from privacy.excerpt import Excerpt, read_excerpt

@@ -72,7 +72,7 @@ def validation_document(facts: ReleaseFacts) -> dict[str, Any]:
 
 
 def _diagnostics(facts: ReleaseFacts) -> dict[str, dict[str, bool]]:
-    """What each hospital's holdout says of itself, and whether it is the one before the first exchange."""
+    """What each hospital's holdout says of itself, and whether it is that before its first exchange."""
     frozen = frozen_cohorts(check_events(facts.events, None))
     evaluated = {report.site: report.cohort for report in facts.evaluation}
     return {

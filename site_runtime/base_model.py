@@ -16,8 +16,9 @@ from safetensors.numpy import load_file
 
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
+from contracts.privacy import NoPrivacy
 from contracts.schedule import slot_at
-from contracts.study import NoPrivacy, StudyProtocol
+from contracts.study import StudyProtocol
 from models.registry import initial_state
 from privacy.calibration import calibrate
 from privacy.statistics import numeric_features

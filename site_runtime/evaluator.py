@@ -14,8 +14,9 @@ from contracts.canonical import sha256
 from contracts.errors import ConsiliumError
 from contracts.evaluation import EvaluationReport, HoldoutDiagnostics, Parity, one_bit
 from contracts.plan import RoundPlan
+from contracts.privacy import PatientPrivacy
 from contracts.signing import SigningKey
-from contracts.study import PatientPrivacy, StudyProtocol, threshold_of
+from contracts.study import StudyProtocol, threshold_of
 from durable.files import locked, write_atomic
 from models.registry import load_model
 from privacy.accountant import epsilon

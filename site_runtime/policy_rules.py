@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Literal
 
 from contracts.errors import ConsiliumError
+from contracts.privacy import HospitalPrivacy, NoPrivacy, PatientPrivacy
 from contracts.schedule import deadline_of
-from contracts.study import HospitalPrivacy, NoPrivacy, PatientPrivacy, StudyProtocol
+from contracts.study import StudyProtocol
 from privacy.calibration import steps_of
 from site_runtime.config import SiteConfig
 from site_runtime.policy_terms import Output, Use, listed, permitted

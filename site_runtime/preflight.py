@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Mapping
 
 from contracts.errors import ConsiliumError
+from contracts.privacy import NoPrivacy, PatientPrivacy
 from contracts.signing import SigningKey
-from contracts.study import NoPrivacy, PatientPrivacy, StudyProtocol
+from contracts.study import StudyProtocol
 from privacy.accountant import Spend, epsilon
 from privacy.calibration import calibrate, check_delta, planned_spends
 from privacy.ledger import Ledger

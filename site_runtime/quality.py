@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -98,9 +99,8 @@ def run_quality(frame: pd.DataFrame, protocol: StudyProtocol, report: Path | Non
     context = gx.get_context(mode="ephemeral")
     context.enable_analytics(False)
     context.variables.progress_bars = cast(Any, {"globally": False})
-    suite = context.suites.add(gx.ExpectationSuite(name=protocol.study))
-    for expectation in expectations(frame, protocol):
-        suite.add_expectation(expectation)
+    # Made whole: the context would write the suite down again for each expectation that is added.
+    suite = gx.ExpectationSuite(name=protocol.study, expectations=expectations(frame, protocol))
     batch = (
         context.data_sources.add_pandas("site")
         .add_dataframe_asset("records")
@@ -279,8 +279,13 @@ def _page(result: Any) -> str:
     The stock page loads scripts, styles and a counting image from other hosts, beside patients' values.
     """
     renderer: Any = import_module("great_expectations.render.renderer")
-    view: Any = import_module("great_expectations.render.view")
-    content = renderer.ValidationResultsPageRenderer().render(result)
-    page: str = view.DefaultJinjaPageView().render(content)
+    page: str = _view().render(renderer.ValidationResultsPageRenderer().render(result))
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     return page.replace("<head>", f'<head><meta http-equiv="Content-Security-Policy" content="{policy}">', 1)
+
+
+@cache
+def _view() -> Any:
+    """What renders pages; it compiles its templates once."""
+    view: Any = import_module("great_expectations.render.view")
+    return view.DefaultJinjaPageView()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from contracts.plan import RoundPlan
-from contracts.study import PatientPrivacy, StudyProtocol
+from contracts.privacy import PatientPrivacy
+from contracts.study import StudyProtocol
 from models.interface import ClinicalModel
 from models.registry import build_model, load_state, state_of, trained_names
 from privacy.dpsgd import (

@@ -12,8 +12,9 @@ import numpy as np
 from contracts.canonical import sha256
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
+from contracts.privacy import PatientPrivacy
 from contracts.signing import SigningKey
-from contracts.study import PatientPrivacy, StudyProtocol
+from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
 from durable.files import write_atomic

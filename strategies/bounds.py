@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 
 from contracts.plan import RoundPlan
-from contracts.study import PatientPrivacy, StudyProtocol
+from contracts.privacy import PatientPrivacy
+from contracts.study import StudyProtocol
 from strategies.interface import Shapes
 from strategies.normalisation import statistics_norm_bound, statistics_shapes
 from strategies.registry import strategy_of

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 
-from contracts.study import HospitalPrivacy, StudyProtocol
+from contracts.privacy import HospitalPrivacy
+from contracts.study import StudyProtocol
 from strategies.bounds import training_norm_bound
 
 

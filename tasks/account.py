@@ -6,7 +6,8 @@ from typing import Any
 
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
-from contracts.study import PatientPrivacy, StudyProtocol
+from contracts.privacy import PatientPrivacy
+from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from privacy.accountant import Spend, epsilon
 from privacy.calibration import spend_of

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contracts.plan import RoundPlan
-from contracts.study import HospitalPrivacy, StudyProtocol
+from contracts.privacy import HospitalPrivacy
+from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from strategies.bounds import Expectation, expected_update, weight_of
 from strategies.interface import Admitted, Global, Shapes

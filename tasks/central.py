@@ -14,7 +14,8 @@ import numpy as np
 from contracts.canonical import digest
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
-from contracts.study import HospitalPrivacy, StudyProtocol
+from contracts.privacy import HospitalPrivacy
+from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from durable.files import locked, write_atomic
 from privacy.central import combine

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
+from contracts.privacy import HospitalPrivacy
 from contracts.strategy import Krum, Median, NormBound, TrimmedMean
-from contracts.study import HospitalPrivacy, StudyProtocol
+from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from strategies.interface import Admitted, Shapes
 from strategies.registry import strategy_of

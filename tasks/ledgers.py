@@ -6,7 +6,8 @@ import contextlib
 
 from contracts.errors import ConsiliumError
 from contracts.evaluation import EvaluationReport
-from contracts.study import PatientPrivacy, StudyProtocol
+from contracts.privacy import PatientPrivacy
+from contracts.study import StudyProtocol
 from privacy.accountant import Spend, epsilon
 from privacy.calibration import spend_of
 from privacy.excerpt import MAX_EXCERPT_BYTES, Excerpt, read_excerpt

@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
+from contracts.privacy import HospitalPrivacy
 from contracts.schedule import Slot, last_exchange, most_folds
-from contracts.study import HospitalPrivacy, StudyProtocol
+from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
 from durable.files import locked

@@ -2,9 +2,9 @@
 
 **What happens when they do not hold** (E606). Nobody has seen a number then, so the study stays `finished`,
 and its evaluation may be repeated under a new plan: a hospital that was silent may deliver, one that ran
-another intake since may restore the cohort that it had frozen. A holdout that was changed after the first
-round never counts, whatever the reason: it was chosen when a model existed that had been trained on this
-hospital's patients. What a frozen holdout says of itself (events, prevalence, missing values) is the same
+another intake since may restore the cohort that it had frozen. A holdout that was changed after its
+hospital's first round never counts, whatever the reason: it was chosen when a model existed that had been
+trained on this hospital's patients. What a frozen holdout says of itself (events, prevalence, missing values) is the same
 at every repetition, so that repeating until it fits is no way around. Repeating without a hospital is one,
 as far as the quorum allows. Nobody has seen a number then; what it said stays in its envelope, and every
 gate names a hospital that took part and did not report. The reports stay sealed in the study's folder.
@@ -62,7 +62,7 @@ def require_holdouts(
     Args:
         digest: of the evaluation's plan.
         answers: sealed reports; every hospital's cohort must be the one that it was admitted with before the
-            first exchange of the study.
+            first exchange that asked it.
 
     Raises:
         ConsiliumError: E606, naming the check and the hospital; E712, the event log was changed.

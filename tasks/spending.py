@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from contracts.evaluation import EvaluationReport
+from contracts.privacy import HospitalPrivacy, PatientPrivacy
 from contracts.release import SitePrivacy
-from contracts.study import HospitalPrivacy, PatientPrivacy, StudyProtocol
+from contracts.study import StudyProtocol
 from privacy.accountant import Spend, epsilon
 from privacy.calibration import spend_of
 from tasks.central import COORDINATOR

@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from contracts.canonical import sha256
 from contracts.datasheet import DataSheet, QualityCheck
 from contracts.evaluation import EvaluationReport, Parity
+from contracts.privacy import PatientPrivacy
 from contracts.release import (
     Approval,
     GateResult,
@@ -25,7 +26,7 @@ from contracts.release import (
     SitePrivacy,
 )
 from contracts.signing import Signed, SigningKey, parse_signed, to_text
-from contracts.study import PatientPrivacy, StudyProtocol
+from contracts.study import StudyProtocol
 from privacy.accountant import Spend, epsilon
 from privacy.ledger import Ledger
 from release.directory import write_candidate

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from contracts.plan import RoundPlan
-from contracts.study import PatientPrivacy, StudyProtocol, parse_study
+from contracts.privacy import PatientPrivacy
+from contracts.study import StudyProtocol, parse_study
 from models.registry import build_model, load_state
 from privacy.accountant import Spend, epsilon
 from privacy.calibration import spend_of

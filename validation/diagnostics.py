@@ -26,7 +26,7 @@ def check_diagnostics(
     Args:
         protocol: `validation.diagnostics` says what must hold.
         diagnostics: hospital -> what it reports of its holdout.
-        frozen: hospital -> whether its holdout is the one that was fixed before the first round. A hospital
+        frozen: hospital -> whether its holdout is the one that was fixed before its first round. A hospital
             that reports and is not named counts as not frozen.
     """
     plan = protocol.validation.diagnostics
@@ -53,7 +53,9 @@ def check_diagnostics(
         )
     hospitals = sorted(set(diagnostics) | set(frozen))
     results.append(
-        _everywhere("holdout frozen before the first round", {s: frozen.get(s, False) for s in hospitals})
+        _everywhere(
+            "holdout frozen before the hospital's first round", {s: frozen.get(s, False) for s in hospitals}
+        )
     )
     return results
 

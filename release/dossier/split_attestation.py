@@ -1,4 +1,4 @@
-"""`dossier/split_attestation.json`: the holdout of every hospital was fixed before the first round."""
+"""`dossier/split_attestation.json`: the holdout of every hospital was fixed before its first round."""
 
 from __future__ import annotations
 
@@ -34,17 +34,18 @@ _CLOCKS = (
 def split_attestation(facts: ReleaseFacts) -> bytes:
     """Return the attestation, from the hospitals' signed data sheets, the lineage and the event log.
 
-    A hospital whose data sheet is missing, or dated after the first plan, is open: nothing is assumed.
+    A hospital whose data sheet is missing, or dated after the first plan that asks it, is open: nothing is
+    assumed.
     """
     plan, time = first_plan(facts)
     holdout = facts.protocol.holdout
-    hospitals = [_hospital(facts, site, time) for site in facts.sites]
+    hospitals = [_hospital(facts, site, first_plan(facts, site)[1]) for site in facts.sites]
     held = all(h["frozen_before_first_round"] is True for h in hospitals)
     attestation: Any = (
-        f"The holdout of every hospital ({len(hospitals)}) was fixed before the first round was planned."
+        f"The holdout of every hospital ({len(hospitals)}) was fixed before its first round was planned."
         if hospitals and held
         else open_value(
-            "That every holdout was fixed before the first round is not shown for all hospitals.",
+            "That every holdout was fixed before its first round is not shown for all hospitals.",
             "the hospital that is marked below, by its signed data sheet",
         )
     )
@@ -67,14 +68,16 @@ def split_attestation(facts: ReleaseFacts) -> bytes:
     )
 
 
-def first_plan(facts: ReleaseFacts) -> tuple[str | None, str | None]:
-    """Return digest and time of the first plan that was ever made for the study; None where it is not known.
+def first_plan(facts: ReleaseFacts, site: str | None = None) -> tuple[str | None, str | None]:
+    """Return digest and time of the study's first plan, or the first that asks `site`; None if not known.
 
     It may have missed its quorum and been planned anew: a hospital read its data for it all the same.
     """
     for line in facts.events.splitlines():  # whether its chain holds is the verifier's question
         event = json.loads(line)
-        if event["event"] == "round_opened":
+        if event["event"] == "round_opened" and (
+            site is None or site in event["details"].get("sites", [site])
+        ):
             return event["key"], event["time"]
     return None, None
 
@@ -116,7 +119,7 @@ def _frozen(digest: str, sheet: DataSheet, named: str | None, first: str | None)
     if named != digest:
         return open_value("The lineage does not name this data sheet.", who)
     if first is None:
-        return open_value("When the first round was planned is not known.", who)
+        return open_value("When its first round was planned is not known.", who)
     if sheet.created > first:
-        return open_value("This data sheet is younger than the first plan.", who)
+        return open_value("This data sheet is younger than the hospital's first plan.", who)
     return True

@@ -7,8 +7,9 @@ from typing import Any
 from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
 from contracts.gates import Gate
+from contracts.privacy import NoPrivacy
 from contracts.release import ReleaseManifest
-from contracts.study import NoPrivacy, threshold_of
+from contracts.study import threshold_of
 from release.directory import model_inputs
 from release.facts import largest_epsilon
 from release.verify.check import Opened

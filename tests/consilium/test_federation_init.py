@@ -16,8 +16,9 @@ from consilium.address import parse_address, require_protected
 from consilium.airflow_home import coordinator_settings, inside_url, site_settings
 from consilium.certificates import TlsFiles, make_server
 from consilium.coordinator import prepare_coordinator
+from consilium.platform import component_command
 from consilium.systemd import site_unit
-from consilium.up import component_command, prepare
+from consilium.up import prepare
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
 from site_runtime.home import SiteHome

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from contracts import dossier, gates, strategy, validation_plan
+from contracts import dossier, gates, privacy, strategy, validation_plan
 from contracts import study as fields
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "write-a-study.md").read_text()
@@ -32,10 +32,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`strategy`: `aggregation: krum`": strategy.Krum,
     "`strategy`: `aggregation: secure`": strategy.Secure,
     "`training`": fields.Training,
-    "`privacy`: `mode: patient`": fields.PatientPrivacy,
-    "`privacy`: `mode: site`": fields.HospitalPrivacy,
-    "`privacy`: `quantile`": fields.Quantile,
-    "`privacy`: `mode: none`": fields.NoPrivacy,
+    "`privacy`: `mode: patient`": privacy.PatientPrivacy,
+    "`privacy`: `mode: site`": privacy.HospitalPrivacy,
+    "`privacy`: `quantile`": privacy.Quantile,
+    "`privacy`: `mode: none`": privacy.NoPrivacy,
     "`decision_threshold`": fields.ThresholdRule,
     "`gates`": gates.Gate,
     "`validation`": validation_plan.ValidationPlan,
@@ -87,7 +87,7 @@ def test_every_part_of_a_study_has_its_section() -> None:
     assert headings == list(SECTIONS)
     models = {
         m
-        for module in (fields, strategy, gates, validation_plan, dossier)
+        for module in (fields, privacy, strategy, gates, validation_plan, dossier)
         for m in vars(module).values()
         if isinstance(m, type) and issubclass(m, fields.Contract)
     }

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from consilium.airflow_home import password
-from consilium.up import Platform
+from consilium.platform import Platform
 
 # It must not look for its maker's hosts, and it runs as root in CI.
 OPTIONS = (

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from consilium.up import Platform
+from consilium.platform import Platform
 from contracts.canonical import sha256
 from contracts.signing import SigningKey, parse_signed
 from contracts.update import UpdateEnvelope

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from consilium.platform import COMPONENTS, Platform
 from consilium.processes import processes_of, wait_until
-from consilium.up import COMPONENTS, Platform
 from tests.live.driver import head
 from tests.postgres import Postgres
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from consilium.up import Platform, down, up
+from consilium.platform import Platform
+from consilium.up import down, up
 from site_runtime.config import data_folder
 from tests.leaks import Planted
 from tests.live.driver import STUDIES, heart, plant

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from consilium.platform import Platform
 from consilium.processes import wait_until
 from consilium.rest import Run, TaskState
-from consilium.up import Platform
 from contracts.canonical import sha256
 from contracts.study import StudyProtocol, load_study, parse_study
 from site_runtime.config import data_folder

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from consilium.airflow_home import base_url, write_site
+from consilium.platform import Platform, run_folder
 from consilium.processes import Part, end, wait_until
-from consilium.up import Platform, run_folder
 from site_runtime.home import SiteHome
 
 START_SECONDS = 300.0  # a hospital alone makes all its imports itself

@@ -16,7 +16,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from consilium.up import Platform
+from consilium.platform import Platform
 from contracts.canonical import sha256
 from site_runtime.exchange import HttpExchange
 from tasks.federation import load_federation

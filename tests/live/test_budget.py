@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from consilium.airflow_home import OPERATOR
-from consilium.up import Platform
+from consilium.platform import Platform
 from contracts.errors import SENTENCES
 from contracts.signing import SigningKey
 from privacy.accountant import epsilon

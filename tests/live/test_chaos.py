@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from consilium.backup import backup, restore
-from consilium.up import Platform, down, up
+from consilium.platform import Platform
+from consilium.up import down, up
 from site_runtime.config import data_folder
 from tasks.head import load_head
 from tasks.home import CoordinatorHome

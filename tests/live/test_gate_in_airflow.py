@@ -10,7 +10,7 @@ import httpx
 import jwt
 import pytest
 
-from consilium.up import Platform
+from consilium.platform import Platform
 from tests.live.driver import intake
 
 pytestmark = pytest.mark.live

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from consilium.platform import Platform
 from consilium.processes import processes_of
-from consilium.up import Platform
 from tasks.presence import present_sites
 from tasks.store import load_record
 from tests.live.driver import finish, intake, start, state_of, wait

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from consilium.federation_init import initialise
-from consilium.up import COMPONENTS, Platform, down, up
+from consilium.platform import COMPONENTS, Platform
+from consilium.up import down, up
 from contracts.enrolment import fingerprint
 from site_runtime.config import data_folder
 from site_runtime.consent import approve_by_scripts

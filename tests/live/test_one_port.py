@@ -17,8 +17,9 @@ import pytest
 from consilium.certificates import federation_ca
 from consilium.coordinator import up_coordinator
 from consilium.federation_init import initialise
+from consilium.platform import Platform
 from consilium.processes import Part
-from consilium.up import Platform, down
+from consilium.up import down
 from site_runtime.config import data_folder
 from site_runtime.consent import approve_by_scripts
 from site_runtime.enrol import enrol_site

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from consilium.demo import answer_as_script
+from consilium.platform import Platform
 from consilium.rest import AirflowRefused
-from consilium.up import Platform
 from release.directory import read_manifest
 from release.verify import verified, verify_release
 from tasks.events import read_events

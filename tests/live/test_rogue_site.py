@@ -22,9 +22,9 @@ import httpx
 import pytest
 
 from consilium.airflow_home import base_url, coordinator_environment
+from consilium.platform import Platform
 from consilium.processes import wait_until
 from consilium.rest import AirflowRefused
-from consilium.up import Platform
 from tasks.federation import load_federation
 from tasks.gate_key import TASK_AUDIENCE
 from tasks.store import load_record

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from consilium.up import Platform
+from consilium.platform import Platform
 from tasks.store import load_record
 from tests.live.driver import fingerprint, finish, head, intake, quiet, start, wait, wait_finished
 

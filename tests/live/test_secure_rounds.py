@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consilium.up import Platform
+from consilium.platform import Platform
 from tasks.replay import replay
 from tasks.store import load_record
 from tests.live.driver import head, intake, quiet, start, wait_finished

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from consilium.up import Platform
+from consilium.platform import Platform
 from tests.leaks import Planted, search
 
 pytestmark = pytest.mark.live

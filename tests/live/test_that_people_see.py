@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from consilium.airflow_home import CLINICIAN, OPERATOR
-from consilium.up import Platform
+from consilium.platform import Platform
 from tests.live.browser import signed_in
 from tests.live.driver import head, heart, intake, start, wait, wait_finished
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from consilium.platform import Platform, current, run_folder
 from consilium.processes import wait_until
-from consilium.up import Platform, current, down, run_folder, up
+from consilium.up import down, up
 from contracts.errors import ConsiliumError
 from tests.live.conftest import free_port
 from tests.live.driver import STUDIES, heart

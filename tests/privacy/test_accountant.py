@@ -21,7 +21,7 @@ from scipy.stats import norm
 import privacy.accountant as accountant
 import privacy.composition as composition
 from contracts.errors import ConsiliumError
-from contracts.study import Adjacency
+from contracts.privacy import Adjacency
 from privacy.accountant import (
     Spend,
     epsilon,

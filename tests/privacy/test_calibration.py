@@ -12,8 +12,9 @@ import pytest
 
 import privacy.calibration as calibration
 from contracts.errors import ConsiliumError
+from contracts.privacy import Adjacency
 from contracts.schedule import slots
-from contracts.study import Adjacency, StudyProtocol, parse_study
+from contracts.study import StudyProtocol, parse_study
 from privacy.accountant import Spend, epsilon, epsilon_gaussian
 from privacy.calibration import calibrate, check_delta, planned_spends, projection, spend_of, still_planned
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import ConsiliumError
-from contracts.study import HospitalPrivacy, Quantile
+from contracts.privacy import HospitalPrivacy, Quantile
 from privacy.accountant import Spend, epsilon, epsilon_gaussian
 from privacy.calibration import calibrate, planned_spends
 from privacy.central import (

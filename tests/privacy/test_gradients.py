@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 
 from contracts.errors import ConsiliumError
-from contracts.study import Quantile, StudyProtocol
+from contracts.privacy import Quantile
+from contracts.study import StudyProtocol
 from models.registry import build_model, initial_state, load_state, without_batchnorm
 from privacy.dpsgd import (
     AdaptiveOptimizer,

@@ -73,3 +73,20 @@ def test_a_cohort_is_frozen_by_its_last_intake_before_the_first_exchange() -> No
     later = log(intake([], ash="1"), opened, intake([], ash="5", birch="6"))
     assert frozen_cohorts(check_events(later, None)) == {"ash": "1"}
     assert frozen_cohorts(check_events(log(intake([], ash="1")), None)) == {}  # nothing has begun
+
+
+def test_a_hospital_that_joins_later_is_frozen_by_its_own_first_exchange():
+    def intake(**cohorts):
+        return ("intake", {"cohorts": cohorts, "out": []})
+
+    def opened(number, *sites):
+        return ("round_opened", {"round": number, "sites": list(sites)})
+
+    data = log(
+        intake(ash="1", birch="2"),
+        opened(0, "ash"),
+        intake(ash="3", birch="4", cedar="5"),
+        opened(1, "ash", "birch", "cedar"),
+        intake(ash="6", birch="7", cedar="8", elm="9"),
+    )
+    assert frozen_cohorts(check_events(data, None)) == {"ash": "1", "birch": "4", "cedar": "5"}

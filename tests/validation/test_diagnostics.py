@@ -36,7 +36,7 @@ def test_what_was_declared_opens_the_reports():
         ({"birch": holdout(enough=False)}, {}, "enough hospitals with 10 events"),
         ({"birch": holdout(prevalence=False)}, {}, "prevalence as declared: not so at birch"),
         ({"ash": holdout(missingness=False)}, {}, "missing values as declared: not so at ash"),
-        ({}, {"cedar": False}, "holdout frozen before the first round: not so at cedar"),
+        ({}, {"cedar": False}, "holdout frozen before the hospital's first round: not so at cedar"),
     ],
 )
 def test_each_check_alone_keeps_them_sealed_and_names_the_hospital(changed, frozen, says):
@@ -46,7 +46,7 @@ def test_each_check_alone_keeps_them_sealed_and_names_the_hospital(changed, froz
 
 
 def test_a_hospital_whose_freezing_nobody_knows_counts_as_not_frozen():
-    with pytest.raises(ConsiliumError, match="frozen before the first round: not so at birch"):
+    with pytest.raises(ConsiliumError, match="frozen before the hospital's first round: not so at birch"):
         require_diagnostics(study(), GOOD, {"ash": True, "cedar": True})
 
 
