@@ -25,8 +25,10 @@ class Chaos:
     """A schedule of kills, the same for the same seed.
 
     Args:
-        every: seconds between two kills.
+        every: least seconds between two kills.
         rest: seconds that the study is given after a kill to close a round, before the next kill.
+        doubled: each kill of this number comes at once after `every`, whether or not a round was closed since;
+            0 for none.
         kills: how many; None for as long as the study runs.
     """
 
@@ -37,6 +39,7 @@ class Chaos:
     every: float
     kills: int | None
     rest: float = 0.0
+    doubled: int = 0
     done: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -62,7 +65,9 @@ class Chaos:
                 called = after_first() is not None
             waited = time.monotonic() - struck
             wanted = self.kills is None or len(self.done) < self.kills
-            if wanted and waited > self.every and (now.round > at or waited > self.rest):
+            patient = not self.doubled or (len(self.done) + 1) % self.doubled
+            recovered = now.round > at or waited > self.rest
+            if wanted and waited > self.every and (recovered or not patient):
                 self._strike()
                 struck, at = time.monotonic(), now.round
             self._revive()

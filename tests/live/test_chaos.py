@@ -28,7 +28,14 @@ BUSY_JOBS = "select dag_id, run_id, task_id, state from edge_job where state in 
 
 
 def survive(
-    folder: Path, *, rounds_planned: int, kills: int | None, rest: float, seconds: float, seed: int
+    folder: Path,
+    *,
+    rounds_planned: int,
+    kills: int | None,
+    rest: float,
+    seconds: float,
+    seed: int,
+    doubled: int = 0,
 ) -> None:
     """Run a study on PostgreSQL under kills, and check all that must be right afterwards."""
     print(f"chaos: seed {seed}; CHAOS_SEED={seed} repeats the schedule")
@@ -50,7 +57,9 @@ def survive(
             copy_homes(platform, folder / "calm")
             start(platform, STUDY)
             saved = folder / "backup.tar"
-            chaos = Chaos(platform, postgres, STUDY, seed, every=10.0, kills=kills, rest=rest)
+            chaos = Chaos(
+                platform, postgres, STUDY, seed, every=10.0, kills=kills, rest=rest, doubled=doubled
+            )
             chaos.run_until_finished(seconds, lambda: backup(platform.coordinator, saved))
             assert chaos.done and len(chaos.done) == (kills or len(chaos.done)), chaos.done
             nothing_is_busy(platform, postgres)
@@ -117,5 +126,10 @@ def test_eight_rounds_survive_four_kills(tmp_path: Path, data: None) -> None:
 
 
 @pytest.mark.soak
-def test_thirty_rounds_survive_a_kill_every_ten_seconds(tmp_path: Path, data: None) -> None:
-    survive(tmp_path, rounds_planned=30, kills=None, rest=0, seconds=840, seed=schedule_seed(None))
+def test_thirty_rounds_survive_a_kill_ten_seconds_after_each_recovery(tmp_path: Path, data: None) -> None:
+    """A part of Airflow takes longer to start on two cores than ten seconds: killed every ten seconds without
+    regard, the federation is never whole. So ten seconds are counted while it recovers, and the next kill
+    comes when a round was closed since (or none was for 45 s); every third comes at once, on top of the last.
+    """
+    seed = schedule_seed(None)
+    survive(tmp_path, rounds_planned=30, kills=None, rest=45, doubled=3, seconds=1500, seed=seed)
