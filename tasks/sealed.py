@@ -4,10 +4,11 @@
 and its evaluation may be repeated under a new plan: a hospital that was silent may deliver, one that ran
 another intake since may restore the cohort that it had frozen. A holdout that was changed after its
 hospital's first round never counts, whatever the reason: it was chosen when a model existed that had been
-trained on this hospital's patients. What a frozen holdout says of itself (events, prevalence, missing
-values) is the same at every repetition, so that repeating until it fits is no way around. Repeating without
-a hospital is one, as far as the quorum allows. Nobody has seen a number then; what it said stays in its envelope, and every
-gate names a hospital that took part and did not report. The reports stay sealed in the study's folder.
+trained on this hospital's patients. What a frozen holdout says of itself (events, prevalence, missing values)
+is the same at every repetition, so that repeating until it fits is no way around. Repeating without a
+hospital is one, as far as the quorum allows. Nobody has seen a number then; what it said stays in its
+envelope, and every gate names a hospital that took part and did not report. The reports stay sealed in the
+study's folder.
 """
 
 from __future__ import annotations
