@@ -132,6 +132,10 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "influence-mismatch",
         "A round's record states another influence of a hospital than its updates.",
     ),
+    "E522": (
+        "summed-with-others",
+        "This hospital has opened a sum from the same model over other hospitals.",
+    ),
     "E601": ("gate-failed", "The model did not pass an acceptance gate."),
     "E602": ("gate-not-testable", "An acceptance gate could not be decided on the data there is."),
     "E603": ("parity-failed", "The exported model does not agree with the trained one."),

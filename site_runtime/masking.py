@@ -4,11 +4,13 @@ What is kept in the study's state, under the protocol's hash:
 
     key-N           private mask key (32 bytes); drawn for exchange N, it masks in N or in a later one, once
     exchange-N.json the plan whose roster got (or gets) this hospital's vector in exchange N, and by which key
-    request-N       digest of the one request that is answered for exchange N
+    request-N       digest of the one request that is answered for exchange N, and who is alive in it
 
 Each is written before what it stands for leaves, and never replaced: whatever the coordinator asks after a
 crash, there is one masked vector for one roster and one unmasking in an exchange (design section 5). Two
 vectors, or two lists of who is alive, could give the coordinator one hospital's update by subtraction.
+So could two exchanges from one model, where no noise is added: of these the second is opened over the same
+hospitals as the first or not at all.
 """
 
 from __future__ import annotations
@@ -93,7 +95,8 @@ class MaskState:
 
         Raises:
             ConsiliumError: E513, the plan's key is not one of this site's, or masked before; E514, the
-                exchange, or a later one, was answered under another plan.
+                exchange, or a later one, was answered under another plan; E522, a sum from the same model was
+                opened over others.
         """
         entry = plan.entry(self.signing.owner)
         assert entry is not None and entry.mask is not None
@@ -110,6 +113,10 @@ class MaskState:
             if here is None:
                 if notes and plan.round < max(notes):
                     raise ConsiliumError("E514", f"exchange {plan.round} after exchange {max(notes)}")
+                roster = {entry.site for entry in plan.roster}
+                for earlier, alive in self.opened_from(plan).items():
+                    if not alive <= roster:
+                        raise _other_sum(plan, earlier, alive, roster)
                 used = number in {note["key"] for note in notes.values()}
                 if used or not self.key(number).exists() or self._signed(number) != entry.mask:
                     raise ConsiliumError(
@@ -122,6 +129,22 @@ class MaskState:
             for path in self.folder.glob("key-*"):
                 if int(path.name.partition("-")[2]) < number:
                     path.unlink()
+
+    def opened_from(self, plan: RoundPlan) -> dict[int, set[str]]:
+        """Over which hospitals this one helped to open sums of exact updates from the plan's model.
+
+        By exchange, all but the plan's own. Empty with differential privacy: there every sum is noised, and
+        its epsilon counts on its own, whatever other sums say.
+        """
+        found: dict[int, set[str]] = {}
+        if self.protocol.privacy.mode != "none" or plan.kind != "training":
+            return found
+        for number in self.answered():
+            earlier = read_json(self.note(number))["plan"]
+            same = (earlier["kind"], earlier.get("base_model")) == (plan.kind, plan.base_model)
+            if same and number != plan.round and self.request(number).exists():
+                found[number] = set(self.request(number).read_text().split()[1:])
+        return found
 
     def private(self, plan: RoundPlan) -> bytes:
         """Return the private key of a plan that was bound.
@@ -212,7 +235,7 @@ def bind_request(state: MaskState, plan: RoundPlan, request: UnmaskRequest, dige
 
     Raises:
         ConsiliumError: E517, lists that are not the roster, too few alive, or this hospital not among them;
-            E515, another request was answered.
+            E515, another request was answered; E522, a sum from the same model was opened over others.
     """
     site, least = state.signing.owner, least_alive(state.protocol, plan)
     try:
@@ -223,9 +246,13 @@ def bind_request(state: MaskState, plan: RoundPlan, request: UnmaskRequest, dige
         raise ConsiliumError("E517", f"alive {request.alive}, expected {site!r} and {least} or more in all")
     path = state.request(request.exchange)
     with locked(state.folder / ".lock"):
-        if path.exists() and path.read_text() != digest:
-            raise ConsiliumError("E515", f"request {digest}, answered was {path.read_text()}")
-        write_atomic(path, digest.encode())
+        answered = path.read_text().split()[0] if path.exists() else None
+        if answered not in (None, digest):
+            raise ConsiliumError("E515", f"request {digest}, answered was {answered}")
+        for number, alive in state.opened_from(plan).items():
+            if alive != set(request.alive):
+                raise _other_sum(plan, number, alive, set(request.alive))
+        write_atomic(path, " ".join([digest, *sorted(request.alive)]).encode())
 
 
 def unmask_shares(
@@ -257,6 +284,14 @@ def unmask_shares(
         site=site,
         own={name: _text(share) for name, share in own.items()},
         pairs={f"{alive} {dead}": _text(share) for (alive, dead), share in pairs.items()},
+    )
+
+
+def _other_sum(plan: RoundPlan, number: int, before: set[str], now: set[str]) -> ConsiliumError:
+    return ConsiliumError(
+        "E522",
+        f"exchange {plan.round} sums up {', '.join(sorted(now))}; exchange {number} from the same model "
+        f"{plan.base_model} was opened over {', '.join(sorted(before))}",
     )
 
 

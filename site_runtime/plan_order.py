@@ -3,6 +3,9 @@
 What was answered is noted with its attempt and its plan. An older exchange is asked again only by the very
 plan that was answered, or by one from the same model under the same noise and cohort, as a coordinator makes
 it that was restored from a backup: then the update of that time is sent once more.
+
+All of it happens under the study's lock (`site_runtime.outbox.exclusively`). What a crash left in the outbox
+before it was noted does not leave once another plan of its exchange was answered.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from contracts.plan import RoundPlan
 from contracts.schedule import deadline_of, slot_at
 from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
+from durable.files import write_atomic
 from site_runtime.home import SiteHome
 from site_runtime.outbox import DOCUMENT
 from strategies.secure import is_masked
@@ -48,14 +52,47 @@ def check_order(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> Non
             "E324",
             f"attempt {plan.attempt} at exchange {plan.round}, answered was {attempt}: {answered_plan}",
         )
-    document = home.outbox(answered_plan) / DOCUMENT
-    if document.exists():
-        earlier = UpdateEnvelope.model_validate_json(document.read_bytes())
-        if earlier.base_model != plan.base_model:
-            raise ConsiliumError(
-                "E324",
-                f"exchange {plan.round} from model {plan.base_model}, answered was {earlier.base_model}",
-            )
+    earlier = _answer(home, answered_plan)
+    if earlier is None:
+        return
+    if earlier.base_model != plan.base_model:
+        raise ConsiliumError(
+            "E324",
+            f"exchange {plan.round} from model {plan.base_model}, answered was {earlier.base_model}",
+        )
+    if protocol.privacy.mode == "patient" and earlier.noise_multiplier != plan.noise_multiplier:
+        raise ConsiliumError(
+            "E324",
+            f"exchange {plan.round} with noise {plan.noise_multiplier}, answered was "
+            f"{earlier.noise_multiplier}",
+        )
+
+
+def note_answer(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan, plan_digest: str) -> None:
+    """Note that the update of a plan, which is in the outbox, is the answer to its exchange.
+
+    A task of an earlier attempt that is run again does not take the note back.
+
+    Raises:
+        ConsiliumError: E324, the exchange, or a later one, was answered with another update. This one was
+            kept before a crash and never noted, or was superseded: it stays here.
+    """
+    note = answer_note(home, protocol, plan)
+    attempt, answered = note.read_text().split() if note.exists() else (plan.attempt, None)
+    if answered != plan_digest and not _same_bytes(home, plan_digest, answered):
+        check_order(home, protocol, plan)
+    if plan.attempt >= int(attempt):
+        write_atomic(note, f"{plan.attempt} {plan_digest}".encode())
+
+
+def _same_bytes(home: SiteHome, plan: str, other: str | None) -> bool:
+    one, another = _answer(home, plan), None if other is None else _answer(home, other)
+    return one is not None and another is not None and one.tensors == another.tensors
+
+
+def _answer(home: SiteHome, plan: str) -> UpdateEnvelope | None:
+    document = home.outbox(plan) / DOCUMENT
+    return UpdateEnvelope.model_validate_json(document.read_bytes()) if document.exists() else None
 
 
 def check_roster(protocol: StudyProtocol, plan: RoundPlan) -> None:

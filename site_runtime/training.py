@@ -17,8 +17,7 @@ from contracts.signing import SigningKey
 from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
-from durable.files import write_atomic
-from privacy.accountant import Spend, epsilon
+from privacy.accountant import Spend, StudyCap, epsilon
 from privacy.calibration import StudyNoise, calibrate, spend_of, steps_of, still_planned
 from privacy.ledger import Ledger
 from privacy.stream import derive_stream
@@ -29,7 +28,7 @@ from site_runtime.home import SiteHome
 from site_runtime.local import local_path, train_local
 from site_runtime.masking import MaskState, masked_update, open_masks, roster_keys
 from site_runtime.outbox import DOCUMENT, TENSORS, keep, kept_state, tensor_bytes
-from site_runtime.plan_order import answer_note
+from site_runtime.plan_order import answer_note, note_answer
 from strategies.interface import SiteUpdate, Tensors, shapes_of
 from strategies.normalisation import site_statistics
 from strategies.registry import strategy_of
@@ -62,7 +61,8 @@ def make_update(
 
     Raises:
         ConsiliumError: E205, E210, E211, the cohort; E325, the model; E4xx, the privacy it would cost; E804,
-            E805, E509, the exchange; E512, E513, E514, E803, E807, its roster may not be summed under masks.
+            E805, E509, the exchange; E512, E513, E514, E522, E803, E807, its roster may not be summed under
+            masks.
     """
     masks = open_masks(home, config.site, protocol) if is_masked(protocol, plan.kind) else None
     earlier = None if masks else earlier_answer(home, protocol, plan)
@@ -124,7 +124,8 @@ def bind_plan(
 
     Raises:
         ConsiliumError: E512, E513, E803, E807, the roster; E514, the exchange was answered, under another
-            plan or with a vector that is no longer here.
+            plan or with a vector that is no longer here; E522, a sum from the same model was opened over
+            others.
     """
     roster_keys(masks, plan, plan_digest)
     note = answer_note(home, protocol, plan)
@@ -144,11 +145,10 @@ def settle(
     """Note that a plan's update is in the outbox: in the ledger, if a crash came before that was done, and as
     the answer to its exchange, should the round be planned anew.
 
-    A task of an earlier attempt that is run again does not take the note back.
+    Raises:
+        ConsiliumError: E324, the exchange was answered with another update; E402, the ledger.
     """
-    note = answer_note(home, protocol, plan)
-    if not note.exists() or plan.attempt >= int(note.read_text().split()[0]):
-        write_atomic(note, f"{plan.attempt} {plan_digest}".encode())
+    note_answer(home, protocol, plan, plan_digest)
     lineage = config.governance.lineage
     if home.ledger(lineage).exists():
         ledger = Ledger(
@@ -264,7 +264,7 @@ def reserve(
     refuses a plan with less.
 
     Raises:
-        ConsiliumError: E401, E402, E407, E410, E411.
+        ConsiliumError: E401, the study's approved epsilon or the lineage's cap; E402, E407, E410, E411.
     """
     privacy = protocol.privacy
     if not isinstance(privacy, PatientPrivacy):
@@ -284,12 +284,6 @@ def reserve(
         raise ConsiliumError("E411", f"plan {plan_digest} was answered, and its update is no longer here")
     spend = spend_of(protocol, plan.kind, plan.noise_multiplier)
     still = remaining(protocol, plan, noise, config.site)
-    if not ledger.reserved(plan_digest):
-        promised = epsilon([*ledger.spends(protocol.study), spend, *still], privacy.delta, privacy.adjacency)
-        if promised > privacy.epsilon:
-            raise ConsiliumError(
-                "E401", f"the study would come to epsilon {promised:.4f}, approved was {privacy.epsilon:g}"
-            )
     delta = min(privacy.delta, config.budget.delta)
     adaptive = privacy.clipping == "adaptive" and plan.kind in ("training", "local")
     ledger.reserve(
@@ -300,6 +294,7 @@ def reserve(
         epsilon_cap=config.budget.epsilon,
         delta=delta,
         projected=still,
+        study_cap=StudyCap(privacy.epsilon, privacy.delta, privacy.adjacency),
         quantile_share=privacy.quantile.share if adaptive else None,
     )
     return ledger, Account(

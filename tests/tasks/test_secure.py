@@ -13,9 +13,10 @@ from consilium.simulation import Simulation, run_rounds
 from consilium.status import study_status
 from contracts.datasheet import DataSheet
 from contracts.errors import ConsiliumError
-from contracts.masking import UnmaskShares
+from contracts.masking import MaskKey, UnmaskShares
 from contracts.signing import SigningKey, parse_signed, to_text
 from contracts.update import UpdateEnvelope
+from privacy.mask_keys import new_mask_key
 from site_runtime.consent import pause
 from site_runtime.steps import intake
 from strategies.secure import Layout
@@ -23,7 +24,7 @@ from tasks.head import load_head
 from tasks.replay import replay
 from tasks.rounds import open_round
 from tasks.store import load_record, save_sheet
-from tests.factories import PRIVACY, STUDY, write_tensors
+from tests.factories import PRIVACY, STUDY, TinyFederation, write_tensors
 from tests.masked import (
     SITES,
     Clear,
@@ -318,11 +319,50 @@ def test_leave_one_site_out_and_a_sum_of_statistics_exclude_each_other() -> None
         masked_study(training=STUDY["training"], validation={"leave_one_site_out": 5})
 
 
+def test_leave_one_site_out_and_exact_sums_exclude_each_other() -> None:
+    with pytest.raises(ConsiliumError, match=r"E101.*leave_one_site_out.*expected privacy.mode patient"):
+        masked_study(validation={"leave_one_site_out": 5})
+
+
+def test_a_fold_taken_off_the_sum_of_all_leaves_no_hospitals_update(tmp_path: Path, clear: Clear) -> None:
+    """Both start from one model; what the sums tell together is its part under the noise of all others."""
+    fields = {"validation": {"leave_one_site_out": 4}, "rounds": 1, "min_sites": 4, "privacy": PRIVACY}
+    simulation = five_hospitals(tmp_path, masked_study(**fields), SITES[:4])
+    run_exchange(simulation, "run-0")
+    layout = clear["ash"][0]
+    first = {site: layout.decoded(vector) for site, (layout, vector) in clear.items()}
+    without = run_exchange(simulation, "run-1").record["fold"]
+    others = [site for site in SITES[:4] if site != without]
+    again = {site: clear[site][0].decoded(clear[site][1]) for site in others}
+    whole, part = sum(first.values()), sum(again.values())
+    assert isinstance(whole, np.ndarray) and isinstance(part, np.ndarray)
+    error = np.linalg.norm(whole - part - first[without])
+    # Of the others nothing cancels: their noise is drawn anew under each plan.
+    assert error > 0.5 * np.mean([np.linalg.norm(first[s] - again[s]) for s in others]) > 2.0**-layout.bits
+    assert error > 0.5 * np.linalg.norm(first[without])
+
+
+def test_more_hospitals_than_masks_can_sum_are_refused_before_there_is_a_plan(tmp_path: Path) -> None:
+    protocol = masked_study()
+    sites = tuple(f"s{number:02}" for number in range(65))
+    federation = TinyFederation(tmp_path, protocol, sites)
+    for site in sites:
+        mask = MaskKey.sign(federation.keys[site], "tiny", protocol.hash, 0, new_mask_key()[1])
+        save_sheet(federation.home, "tiny", site, federation.sheet(site, mask=mask))
+    with pytest.raises(ConsiliumError, match=r"E512.*65 hospitals, at most 64"):
+        open_round(federation.home, "tiny", "run", set(sites))
+    head = load_head(federation.home, "tiny")
+    assert head.plan is None and "at most 64" in (head.reason or "")
+    found = open_round(federation.home, "tiny", "run", set(sites[:64]))
+    assert found.plan is not None and len(found.roster) == 64
+    with pytest.raises(ConsiliumError, match=r"E101.*min_sites 65, expected at most 64"):
+        masked_study(min_sites=65)
+
+
 def test_the_folds_are_summed_under_masks_too(tmp_path: Path) -> None:
     validation = {"leave_one_site_out": 4, "local_model": True}
-    simulation = five_hospitals(
-        tmp_path, masked_study(validation=validation, rounds=1, min_sites=4), SITES[:4]
-    )
+    protocol = masked_study(validation=validation, rounds=1, min_sites=4, privacy=PRIVACY)
+    simulation = five_hospitals(tmp_path, protocol, SITES[:4])
     run_rounds(simulation, lambda text: None)
     head = load_head(simulation.coordinator, "tiny")
     assert head.status == "finished" and sorted(head.folds) == list(SITES[:4])
