@@ -16,6 +16,7 @@ hospitals as the first or not at all.
 from __future__ import annotations
 
 import base64
+import contextlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from durable.files import locked, read_json, write_atomic, write_json
 from privacy.secure_sum import check_keys, mask, new_mask_key, open_shares
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
-from site_runtime.peers import peer_key
+from site_runtime.peers import keys_for
 from strategies.interface import Shapes, Tensors
 from strategies.secure import (
     COMMITMENTS,
@@ -86,9 +87,12 @@ class MaskState:
             return self._signed(number)
 
     def _signed(self, number: int) -> MaskKey:
+        key = self._public(number)
+        return MaskKey.sign(self.signing, self.protocol.study, self.protocol.hash, number, key)
+
+    def _public(self, number: int) -> str:
         public = X25519PrivateKey.from_private_bytes(self.key(number).read_bytes()).public_key()
-        text = base64.urlsafe_b64encode(public.public_bytes_raw()).rstrip(b"=").decode()
-        return MaskKey.sign(self.signing, self.protocol.study, self.protocol.hash, number, text)
+        return _text(public.public_bytes_raw())
 
     def bind(self, plan: RoundPlan, plan_digest: str) -> None:
         """Note that this exchange's vector is for this plan, for ever, and erase the keys before its own.
@@ -118,7 +122,8 @@ class MaskState:
                     if not alive <= roster:
                         raise _other_sum(plan, earlier, alive, roster)
                 used = number in {note["key"] for note in notes.values()}
-                if used or not self.key(number).exists() or self._signed(number) != entry.mask:
+                # Its own key it knows by the key itself: it may have changed the one that signed it.
+                if used or not self.key(number).exists() or self._public(number) != entry.mask.key:
                     raise ConsiliumError(
                         "E513",
                         f"mask key {entry.mask.key} for exchange {number}: "
@@ -172,12 +177,15 @@ def open_masks(home: SiteHome, site: str, protocol: StudyProtocol) -> MaskState:
 def roster_keys(state: MaskState, plan: RoundPlan, plan_digest: str) -> dict[str, str]:
     """Return everybody's mask key, each verified by the key that this hospital has pinned for its owner.
 
+    By a key that this one replaced, too, if the plan is from before (`site_runtime.peers.keys_for`). Whether
+    the hospital's own is one that it made, `MaskState.bind` sees.
+
     Raises:
         ConsiliumError: E512, too few hospitals, one without a key or with one for a later exchange, or not
             one good key for each; E807, a hospital that was never pinned here; E803, a key that its hospital
             did not sign.
     """
-    protocol, own = state.protocol, state.signing
+    protocol = state.protocol
     least = least_sites(protocol, plan.fold is not None)
     if len(plan.roster) < least:
         raise ConsiliumError("E512", f"a roster of {len(plan.roster)} hospitals, expected at least {least}")
@@ -186,14 +194,26 @@ def roster_keys(state: MaskState, plan: RoundPlan, plan_digest: str) -> dict[str
         mask_key, site = entry.mask, entry.site
         if mask_key is None or mask_key.exchange > plan.round:
             raise ConsiliumError("E512", f"hospital {site!r} has no mask key for exchange {plan.round}")
-        public = own.public if site == own.owner else peer_key(state.home, site)
-        mask_key.check(protocol.study, protocol.hash, site, mask_key.exchange, public)
+        if site != state.signing.owner:
+            _check_signed(mask_key, protocol, site, keys_for(state.home, site, plan.created))
         keys[site] = mask_key.key
     try:
         check_keys(context_of(protocol, plan, plan_digest), keys)
     except ConsiliumError as error:
         raise ConsiliumError("E512", error.detail) from error
     return keys
+
+
+def _check_signed(mask_key: MaskKey, protocol: StudyProtocol, site: str, publics: list[str]) -> None:
+    """Check that one of these keys of a hospital signed its mask key; the first one is in force.
+
+    Raises:
+        ConsiliumError: E803, none did.
+    """
+    for public in publics[1:]:
+        with contextlib.suppress(ConsiliumError):
+            return mask_key.check(protocol.study, protocol.hash, site, mask_key.exchange, public)
+    mask_key.check(protocol.study, protocol.hash, site, mask_key.exchange, publics[0])
 
 
 def masked_update(
@@ -260,11 +280,15 @@ def unmask_shares(
 ) -> UnmaskShares:
     """Return this hospital's shares of the masks that are left in the sum.
 
+    Args:
+        plan: as it was noted when this hospital masked its vector. Its keys were verified then; a hospital
+            that has changed its own since has not taken them back, and the vectors are masked by these.
+
     Raises:
-        ConsiliumError: E433, a bundle is missing or was made for something else; E512, E513, E803, E807, the
-            keys; E804, E805, E509, the exchange.
+        ConsiliumError: E433, a bundle is missing or was made for something else; E513, the private key was
+            erased; E804, E805, E509, the exchange.
     """
-    keys = roster_keys(state, plan, request.plan)
+    keys = {entry.site: entry.mask.key for entry in plan.roster if entry.mask is not None}
     site = state.signing.owner
     own, pairs = open_shares(
         context_of(state.protocol, plan, request.plan),

@@ -270,7 +270,7 @@ def _refusing(home: SiteHome, study: str, stage: str, plan: str | None) -> Itera
             site = load_site(home).site
         number = error.number if isinstance(error, ConsiliumError) else "E899"
         # `from None`: a traceback in a task's log could carry values of the cohort.
-        mask = _renewed_key(home, site, study) if number == "E513" else None
+        mask = _renewed_key(home, site, study) if number in ("E513", "E514") else None
         raise SiteRefused(number, refuse(home, site, error, study, stage, plan, mask)) from None
 
 

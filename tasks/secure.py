@@ -28,7 +28,7 @@ from privacy.mask_keys import bundle_bytes
 from privacy.secure_sum import Context, Seeds, recover, remove_masks
 from strategies.interface import Admitted, Shapes, Tensors
 from strategies.secure import COMMITMENTS, MASKED, SHARES, Layout, context_of, layout_of
-from tasks.answers import open_answer
+from tasks.answers import open_answer, open_stored
 from tasks.central import COORDINATOR, Combined
 from tasks.exchange import DirectoryExchange, file_digest
 from tasks.federation import load_federation
@@ -206,11 +206,11 @@ def keep_shares(
 def stored_shares(
     home: CoordinatorHome, plan: RoundPlan, request: UnmaskRequest, request_digest: str
 ) -> dict[str, UnmaskShares]:
-    """The answers to a request that are stored, verified again."""
+    """The answers to a request that are stored, verified again, if need be by a key of then."""
     federation, found = load_federation(home), {}
     folder = home.study(plan.study) / "answers" / request_digest
     for path in sorted(folder.glob("*.json")):
-        shares, _ = open_answer(federation, path.stem, path.read_text(), UnmaskShares, plan)
+        shares, _ = open_stored(federation, path.stem, path.read_text(), UnmaskShares, plan)
         check_shares(shares, request, request_digest, path.stem)
         found[path.stem] = shares
     return found
@@ -230,7 +230,7 @@ def open_sum(home: CoordinatorHome, protocol: StudyProtocol, plan: RoundPlan, pl
     federation, envelopes, digests = load_federation(home), [], {}
     for site in request.alive:
         text = load_answer(home, plan.study, plan_digest, site)
-        envelope, digests[site] = open_answer(federation, site, text, UpdateEnvelope, plan)
+        envelope, digests[site] = open_stored(federation, site, text, UpdateEnvelope, plan)
         check_masked(home, envelope, context, layout.length)
         envelopes.append(envelope)
     answers = stored_shares(home, plan, request, request_digest)
