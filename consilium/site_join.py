@@ -13,6 +13,7 @@ from contracts.errors import ConsiliumError
 
 if TYPE_CHECKING:
     from site_runtime.home import SiteHome
+    from site_runtime.joining import Joined
 
 Site = Annotated[str | None, typer.Option("--site", help="Which hospital, when this home holds several.")]
 Home = Annotated[Path | None, typer.Option("--home", help="The hospital's own folder, wherever it lies.")]
@@ -67,6 +68,10 @@ def enrol(
 def join(
     file: Annotated[Path, typer.Argument(metavar="KIT", exists=True, dir_okay=False)],
     fingerprint: Fingerprint = None,
+    exchange: Annotated[
+        str | None,
+        typer.Option(help="The bucket of the kit, to allow it: your policy names it from now on."),
+    ] = None,
     site: Site = None,
     home: Home = None,
     json: Json = False,
@@ -78,12 +83,13 @@ def join(
 
     with reporting_refusals(json):
         place = find_site(site, home)
-        done = take(place, file.read_bytes().strip(), fingerprint)
+        done = take(place, file.read_bytes().strip(), fingerprint, exchange)
         others = peers_of(place)
         facts = {
             **card_facts(place),
             "federation": done.kit.federation,
             "url": done.kit.url,
+            "exchange": {"offered": done.kit.exchange, "allowed": done.bucket},
             "coordinator_changed": done.coordinator_changed,
             "rotated": done.rotated,
             "followed": done.followed,
@@ -93,6 +99,7 @@ def join(
             print_json(facts)
             return
         screen.print(f"[green]joined[/] {done.kit.federation} at {done.kit.url}", highlight=False)
+        _print_exchange(done)
         if done.coordinator_changed:
             screen.print("The coordinator has a new key, signed by the one that was pinned.")
         if done.rotated:
@@ -107,6 +114,18 @@ def join(
         offered = [peer.site for peer in others if peer.standing == "offered"]
         if offered:
             screen.print(f"Not pinned yet: {', '.join(offered)} (consilium site peers pin)", highlight=False)
+
+
+def _print_exchange(done: Joined) -> None:
+    if done.bucket is not None:
+        screen.print(f"Models and updates go by {done.bucket}, as your policy allows.", highlight=False)
+    elif done.kit.exchange is not None:
+        screen.print(
+            f"[yellow]The federation also keeps models and updates in {done.kit.exchange}.[/] "
+            "Your policy does not name it: yours go to the coordinator alone.",
+            highlight=False,
+        )
+        screen.print(f"To allow it: consilium site join KIT --exchange {done.kit.exchange}", soft_wrap=True)
 
 
 def rotate(
