@@ -203,12 +203,13 @@ def startup_kit(home: CoordinatorHome) -> str:
         "url": settings.url,
         "coordinator_key": coordinator_key(home).public,
         "ca": home.ca.read_text() if settings.tls.mode != "none" and home.ca.exists() else None,
+        "exchange": settings.exchange.url,
         "members": [
             MemberCard(site=m.site, sign_key=m.sign_key, declared_size=m.declared_size)
             for m in federation.active
         ],
         "rotations": rotations(home)[-MAX_ROTATIONS:],
-        "code_versions": accepted_versions(load_settings(home)),
+        "code_versions": accepted_versions(settings),
         "log_head": decisions_head(home),
         "created": now(),
     }
