@@ -194,12 +194,12 @@ class SiteGate:
             raise Refused(403, "query")
         body = await read_body(scope, receive, execution_rules.MAX_BODY_BYTES)
         visit.received = len(body)
-        value = parsed(body)
-        passed = execution_rules.check(instance, task, endpoint, match, value)
-        if endpoint.name == "state":
-            visit.subject += f" {value['state']}"
+        asked = (instance, task, endpoint, match, parsed(body), self.jobs)
         async with self.room.place(task.queue):
-            if endpoint.name != "state":
+            passed = await asyncio.to_thread(execution_rules.check, *asked)
+            if endpoint.name == "state":
+                visit.subject += f" {passed['state']}"
+            else:
                 await asyncio.to_thread(self.deadlines.check, instance, task, endpoint.name)
             await self.app(*with_body(scope, passed, pass_token), outcome.keep)
         await _deliver(outcome, send)

@@ -29,6 +29,7 @@ class KnownJobs:
     def __init__(self) -> None:
         self.silenced: list[str] = []
         self.lives: dict[str, Life | None] = {}
+        self.over: set[str] = set()  # tasks whose jobs lie there still
 
     def task(self, instance: str) -> Task | None:
         """As `Jobs.task`."""
@@ -46,6 +47,10 @@ class KnownJobs:
     def owner(self, dag: str, task: str, run: str) -> str | None:
         """As `Jobs.owner`."""
         return task.split(".")[0] if "." in task and run == RUN else None
+
+    def at_work(self, dag: str, task: str, run: str, attempt: int, index: int) -> bool:
+        """As `Jobs.at_work`: the first attempt, until the test says that the task is over."""
+        return attempt == 1 and index == -1 and task not in self.over
 
     def silence(self, worker: str) -> None:
         """As `Jobs.silence`."""

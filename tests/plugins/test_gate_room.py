@@ -38,7 +38,7 @@ async def own(gate: Gate) -> int:
 
 
 class Pooled:
-    """As Airflow's endpoints: a connection is taken in one call of the server's threads, given back in another.
+    """As Airflow's endpoints: a connection is taken in one call of its threads and given back in another.
 
     The pool has Airflow's size; its time is 2 seconds, not 30.
     """
