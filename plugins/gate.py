@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from plugins import edge_rules, execution_rules
 from plugins.audit import Audit, Visit
@@ -25,6 +25,7 @@ from plugins.passes import Passes
 from plugins.paths import family, folded
 from plugins.probe import Probe, is_probe
 from plugins.refused import Refused, Thrown
+from plugins.room import Room
 from plugins.wire import (
     App,
     Message,
@@ -59,10 +60,14 @@ _PASSED = object()  # no request can bring it: the middleware may run twice on o
 
 @dataclass
 class _Outcome:
-    """What Airflow answered."""
+    """What Airflow answered, kept until it can be sent: a sender that reads slowly holds no place."""
 
     status: int = 0
     length: int = 0
+    kept: list[Message] = field(default_factory=list)
+
+    async def keep(self, message: Message) -> None:
+        self.kept.append(message)
 
 
 class SiteGate:
@@ -85,6 +90,7 @@ class SiteGate:
         self.audit = Audit(self.home.audit)
         self.sites = Buckets(settings.requests_per_second, settings.burst)
         self.failures = Buckets(FAILURES_PER_SECOND, FAILURES_AT_ONCE)
+        self.room = Room()
         self.probe = probe(self.home) if probe else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -143,12 +149,14 @@ class SiteGate:
             raise Thrown(200)
         body = await read_body(scope, receive, edge_rules.MAX_BODY_BYTES)
         visit.received = len(body)
-        passed = await asyncio.to_thread(edge_rules.check, site, endpoint, match, parsed(body), self.jobs)
-        if endpoint.name == "register" and self._silent(site):
-            await asyncio.to_thread(self.jobs.silence, site)
-        outcome = _Outcome()
-        pass_token = self.passes.edge(site, path)
-        await self.app(*with_body(scope, passed, pass_token), _noting(send, outcome))
+        value, outcome = parsed(body), _Outcome()
+        async with self.room.place(site):
+            passed = await asyncio.to_thread(edge_rules.check, site, endpoint, match, value, self.jobs)
+            if endpoint.name == "register" and self._silent(site):
+                await asyncio.to_thread(self.jobs.silence, site)
+            pass_token = self.passes.edge(site, path)
+            await self.app(*with_body(scope, passed, pass_token), _noting(outcome.keep, outcome))
+        await _deliver(outcome, send)
         if 0 < outcome.status < 400:
             self._seen(site)
         # A worker asks every second; only a job that it was given is news ("null" has 4 bytes).
@@ -167,8 +175,11 @@ class SiteGate:
             raise Refused(403, "unknown_task", instance[:40])
         pass_token = self.passes.task(token, claims)
         send = self._refreshing(send)
+        outcome = _Outcome()
         if task.queue == LOCAL_QUEUE:
-            return await self.app(with_token(scope, pass_token), receive, send)
+            async with self.room.place(LOCAL_QUEUE):
+                await self.app(with_token(scope, pass_token), receive, outcome.keep)
+            return await _deliver(outcome, send)
         if task.queue not in self.keys.sites():
             raise Refused(403, "not_active", task.queue)
         visit.site = task.queue
@@ -183,13 +194,15 @@ class SiteGate:
             raise Refused(403, "query")
         body = await read_body(scope, receive, execution_rules.MAX_BODY_BYTES)
         visit.received = len(body)
-        value = parsed(body)
-        passed = execution_rules.check(instance, task, endpoint, match, value)
-        if endpoint.name == "state":
-            visit.subject += f" {value['state']}"
-        if endpoint.name != "state":
-            await asyncio.to_thread(self.deadlines.check, instance, task, endpoint.name)
-        await self.app(*with_body(scope, passed, pass_token), send)
+        asked = (instance, task, endpoint, match, parsed(body), self.jobs)
+        async with self.room.place(task.queue):
+            passed = await asyncio.to_thread(execution_rules.check, *asked)
+            if endpoint.name == "state":
+                visit.subject += f" {passed['state']}"
+            else:
+                await asyncio.to_thread(self.deadlines.check, instance, task, endpoint.name)
+            await self.app(*with_body(scope, passed, pass_token), outcome.keep)
+        await _deliver(outcome, send)
         visit.audited = endpoint.audited
 
     async def _exchange(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
@@ -264,6 +277,11 @@ class SiteGate:
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
+
+
+async def _deliver(outcome: _Outcome, send: Send) -> None:
+    for message in outcome.kept:
+        await send(message)
 
 
 def _noting(send: Send, outcome: _Outcome) -> Send:

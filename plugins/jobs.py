@@ -29,10 +29,16 @@ class Life:
         state: as Airflow names it.
         started: seconds since the epoch of the first start of this task, over the tries since it was cleared
             last; None before it.
+        retries: whether another try may follow this one.
     """
 
     state: str | None
     started: float | None
+    retries: bool = True
+
+
+# States of a task instance whose job a worker may have.
+_AT_WORK = ("queued", "running", "restarting")
 
 
 @dataclass
@@ -92,7 +98,24 @@ class Jobs:
                 )
                 starts.append(session.scalar(query))
             known = [start.timestamp() for start in starts if start is not None]
-            return Life(state=row.state and str(row.state), started=min(known, default=None))
+            return Life(
+                state=row.state and str(row.state),
+                started=min(known, default=None),
+                retries=bool(row.try_number <= row.max_tries),
+            )
+
+    def at_work(self, dag: str, task: str, run: str, attempt: int, index: int) -> bool:
+        """Say whether this attempt of a task is the present one and waits or runs."""
+        from airflow.models.taskinstance import TaskInstance as Row
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        query = select(Row.state).where(
+            *(Row.dag_id == dag, Row.task_id == task, Row.run_id == run),
+            *(Row.try_number == attempt, Row.map_index == index),
+        )
+        with create_session(scoped=False) as session:
+            return session.scalar(query) in _AT_WORK
 
     def owner(self, dag: str, task: str, run: str) -> str | None:
         """The queue of the edge job of a task in a run: the site it was given to."""

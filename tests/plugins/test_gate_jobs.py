@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
+from plugins.gate import SiteGate
 from plugins.jobs import Jobs, Life, Task
+from tests.plugins.gate_harness import Gate
 
 RUN = "manual__2026-01-01T00:00:00+00:00"
 
@@ -28,6 +32,8 @@ def tables() -> Iterator[Any]:
     from airflow.models.taskinstance import TaskInstance
     from airflow.models.taskinstancehistory import TaskInstanceHistory
     from airflow.providers.edge3.models.edge_job import EdgeJobModel
+    from airflow.providers.edge3.models.edge_logs import EdgeLogsModel  # noqa: F401  the executor clears it
+    from airflow.providers.edge3.models.edge_worker import EdgeWorkerModel  # noqa: F401
     from sqlalchemy import create_engine, delete, insert
 
     import_all_models()
@@ -87,14 +93,14 @@ def test_the_first_start_counts_over_the_tries(tables: Any) -> None:
     identifier, row = instance(2, 1, "running", 50)
     tables("TaskInstance", **row)
     tables("TaskInstanceHistory", **past(1, 7))
-    assert Jobs().life(identifier) == Life("running", at(7).timestamp())
+    assert Jobs().life(identifier) == Life("running", at(7).timestamp(), retries=False)
 
 
 def test_a_second_try_that_waits_has_started_before(tables: Any) -> None:
     identifier, row = instance(2, 1, "queued", 7)
     tables("TaskInstance", **row)
     tables("TaskInstanceHistory", **past(1, 7))
-    assert Jobs().life(identifier) == Life("queued", at(7).timestamp())
+    assert Jobs().life(identifier) == Life("queued", at(7).timestamp(), retries=False)
 
 
 def test_a_first_try_that_waits_has_not_started(tables: Any) -> None:
@@ -116,6 +122,61 @@ def test_an_attempt_that_gave_way_to_another_is_over(tables: Any) -> None:
     row = past(1, 7)
     tables("TaskInstanceHistory", **row)
     assert Jobs().life(str(row["task_instance_id"])) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "working"),
+    [("queued", True), ("running", True), ("success", False), ("failed", False), ("up_for_retry", False)],
+)
+def test_the_present_attempt_is_at_work_until_its_task_is_over(
+    tables: Any, state: str, working: bool
+) -> None:
+    _, row = instance(2, 1, state, 50)
+    tables("TaskInstance", **row)
+    jobs = Jobs()
+    assert jobs.at_work("tiny.round", "ash.train", RUN, 2, -1) is working
+    for other in (("ash.train", RUN, 1, -1), ("ash.train", RUN, 2, 0), ("ash.train", "other", 2, -1)):
+        assert not jobs.at_work("tiny.round", *other)
+
+
+def test_a_hospital_frees_the_executors_slots_although_it_calls_its_jobs_running(
+    tables: Any, tmp_path: Path
+) -> None:
+    """Airflow's own worker API and executor behind the gate; the tasks ended three hours ago."""
+    from airflow.providers.edge3.executors.edge_executor import EdgeExecutor
+    from airflow.providers.edge3.models.edge_job import EdgeJobModel
+    from airflow.providers.edge3.worker_api.app import create_edge_worker_api_app
+    from airflow.providers.edge3.worker_api.auth import jwt_token_authorization_rest
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    api = create_edge_worker_api_app()
+    api.dependency_overrides[jwt_token_authorization_rest] = lambda: None  # the pass is not the subject
+    airflow = FastAPI()
+    airflow.mount("/edge_worker", api)
+    gate = Gate(tmp_path)
+    gate.gate = SiteGate(airflow, gate.home)
+    old = datetime.now(UTC) - timedelta(hours=3)
+    slots = 4
+    reports: dict[str, dict[str, str]] = {}
+    for number in range(slots):
+        identifier, row = instance(1, 1, "success", 0)
+        run = f"manual__{number}"
+        tables("TaskInstance", **row | {"run_id": run})
+        job = {"dag_id": "tiny.round", "run_id": run, "task_id": "ash.train", "map_index": -1}
+        job |= {"try_number": 1, "task_instance_id": identifier, "state": "running", "queue": "ash"}
+        job |= {"command": "{}", "concurrency_slots": 1, "queued_dttm": old, "last_update": old}
+        tables("EdgeJobModel", **job)
+        path = f"jobs/state/tiny.round/ash.train/{run}/1/-1/running"
+        reports[path] = {"task_instance_id": identifier}
+    executor = EdgeExecutor(parallelism=slots)
+    with create_session(scoped=False) as session:
+        executor.running |= {executor._job_key(job) for job in session.scalars(select(EdgeJobModel))}
+    assert executor.slots_available == 0
+    for _ in range(2):
+        assert {gate.edge("ash", "PATCH", path, body) for path, body in reports.items()} == {200}
+        executor.sync()
+    assert executor.slots_available == slots
 
 
 def test_a_job_belongs_to_the_queue_it_lies_on(tables: Any) -> None:
