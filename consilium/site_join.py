@@ -106,7 +106,9 @@ def join(
         if done.coordinator_changed:
             screen.print("The coordinator has a new key, signed by the one that was pinned.")
         if done.rotated:
-            screen.print("Your new keys are in force, the ledgers know them; a running worker reads them by itself.")
+            screen.print(
+                "Your new keys are in force, the ledgers know them; a running worker reads them itself."
+            )
         if done.followed:
             screen.print(f"New keys, signed by those you had pinned: {', '.join(done.followed)}")
         changed = [peer.site for peer in others if peer.standing == "changed"]

@@ -27,13 +27,13 @@ class Life:
 
     Attributes:
         state: as Airflow names it.
-        started: seconds since the epoch of the first start of this task, over the tries since it was cleared
-            last; None before it.
+        given: seconds since the epoch when this task was first given to its site's queue, over the tries
+            since it was cleared last; None before it, or when it is over.
         retries: whether another try may follow this one.
     """
 
     state: str | None
-    started: float | None
+    given: float | None
     retries: bool = True
 
 
@@ -81,26 +81,27 @@ class Jobs:
             row = session.execute(
                 select(
                     *(Row.dag_id, Row.run_id, Row.task_id, Row.map_index),
-                    *(Row.state, Row.start_date, Row.try_number, Row.max_tries),
+                    *(Row.state, Row.queued_dttm, Row.start_date, Row.try_number, Row.max_tries),
                 ).where(Row.id == UUID(instance))
             ).one_or_none()
             if row is None:
                 return None
-            starts = [row.start_date] if row.state in ("running", "restarting") else []
+            alive = row.state in ("queued", "running", "restarting")
+            times = [row.queued_dttm or row.start_date] if alive else []
             if row.try_number > 1:
                 # Clearing sets max_tries to the tries that were plus the retries: older tries do not count.
-                query = select(func.min(Past.start_date)).where(
+                query = select(func.min(func.coalesce(Past.queued_dttm, Past.start_date))).where(
                     Past.dag_id == row.dag_id,
                     Past.run_id == row.run_id,
                     Past.task_id == row.task_id,
                     Past.map_index == row.map_index,
                     Past.try_number > row.max_tries - SITE_RETRIES,
                 )
-                starts.append(session.scalar(query))
-            known = [start.timestamp() for start in starts if start is not None]
+                times.append(session.scalar(query))
+            known = [time.timestamp() for time in times if time is not None]
             return Life(
                 state=row.state and str(row.state),
-                started=min(known, default=None),
+                given=min(known, default=None),
                 retries=bool(row.try_number <= row.max_tries),
             )
 

@@ -206,7 +206,7 @@ def keep_shares(
 def stored_shares(
     home: CoordinatorHome, plan: RoundPlan, request: UnmaskRequest, request_digest: str
 ) -> dict[str, UnmaskShares]:
-    """The answers to a request that are stored, verified again, if need be by a key of then."""
+    """The answers to a request that are stored, verified again: by keys that have ended since, too."""
     federation, found = load_federation(home), {}
     folder = home.study(plan.study) / "answers" / request_digest
     for path in sorted(folder.glob("*.json")):
@@ -218,6 +218,9 @@ def stored_shares(
 
 def open_sum(home: CoordinatorHome, protocol: StudyProtocol, plan: RoundPlan, plan_digest: str) -> Sum:
     """Open the sum of an exchange from what is stored of it: deterministic, whoever's shares were used.
+
+    A hospital that left or changed its keys after its vector was admitted is still in the sum: the request
+    names it, and there is one request.
 
     Raises:
         ConsiliumError: E434, too few good shares; E518, the sum is larger than honest updates can make it;

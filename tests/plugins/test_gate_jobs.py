@@ -53,7 +53,9 @@ def tables() -> Iterator[Any]:
             connection.execute(delete(model.__table__))
 
 
-def instance(tries: int, max_tries: int, state: str, start: int | None) -> tuple[str, dict[str, Any]]:
+def instance(
+    tries: int, max_tries: int, state: str, start: int | None, queued: int | None = None
+) -> tuple[str, dict[str, Any]]:
     """A row of a task of ash, and its id."""
     identifier = uuid.uuid4()
     row = {
@@ -69,13 +71,14 @@ def instance(tries: int, max_tries: int, state: str, start: int | None) -> tuple
         "max_tries": max_tries,
         "state": state,
         "start_date": None if start is None else at(start),
+        "queued_dttm": None if queued is None else at(queued),
     }
     return str(identifier), row
 
 
-def past(tries: int, start: int) -> dict[str, Any]:
+def past(tries: int, start: int | None, queued: int | None = None) -> dict[str, Any]:
     """A row of an earlier try."""
-    _, row = instance(tries, 1, "failed", start)
+    _, row = instance(tries, 1, "failed", start, queued)
     row["task_instance_id"] = row.pop("id")
     return row
 
@@ -89,33 +92,43 @@ def test_a_task_is_known_by_its_id_and_nothing_else(tables: Any) -> None:
         assert jobs.task(nobody) is None
 
 
-def test_the_first_start_counts_over_the_tries(tables: Any) -> None:
-    identifier, row = instance(2, 1, "running", 50)
+def test_time_runs_from_when_the_task_was_given_to_its_site(tables: Any) -> None:
+    """A hospital that reports that it is there and fetches nothing gains no time by it."""
+    identifier, row = instance(1, 1, "queued", None, queued=3)
     tables("TaskInstance", **row)
-    tables("TaskInstanceHistory", **past(1, 7))
-    assert Jobs().life(identifier) == Life("running", at(7).timestamp(), retries=False)
+    assert Jobs().life(identifier) == Life("queued", at(3).timestamp())
+    identifier, row = instance(1, 1, "running", 900, queued=4)
+    tables("TaskInstance", **row | {"task_id": "birch.train"})
+    assert Jobs().life(identifier) == Life("running", at(4).timestamp())
 
 
-def test_a_second_try_that_waits_has_started_before(tables: Any) -> None:
-    identifier, row = instance(2, 1, "queued", 7)
+def test_the_first_try_counts_over_the_tries(tables: Any) -> None:
+    identifier, row = instance(2, 1, "running", 50, queued=40)
     tables("TaskInstance", **row)
-    tables("TaskInstanceHistory", **past(1, 7))
-    assert Jobs().life(identifier) == Life("queued", at(7).timestamp(), retries=False)
+    tables("TaskInstanceHistory", **past(1, 7, queued=5))
+    assert Jobs().life(identifier) == Life("running", at(5).timestamp(), retries=False)
 
 
-def test_a_first_try_that_waits_has_not_started(tables: Any) -> None:
-    identifier, row = instance(1, 1, "queued", None)
+def test_a_try_that_was_never_fetched_counts_too(tables: Any) -> None:
+    identifier, row = instance(2, 1, "queued", None, queued=40)
     tables("TaskInstance", **row)
-    assert Jobs().life(identifier) == Life("queued", None)
+    tables("TaskInstanceHistory", **past(1, None, queued=5))
+    assert Jobs().life(identifier) == Life("queued", at(5).timestamp(), retries=False)
+
+
+def test_a_task_that_waits_at_the_coordinator_has_its_time_before_it(tables: Any) -> None:
+    identifier, row = instance(1, 1, "scheduled", None)
+    tables("TaskInstance", **row)
+    assert Jobs().life(identifier) == Life("scheduled", None)
 
 
 def test_a_task_that_was_cleared_begins_anew(tables: Any) -> None:
     """Airflow sets max_tries to the tries that were plus the retries when a task is cleared."""
-    identifier, row = instance(3, 3, "running", 900)
+    identifier, row = instance(3, 3, "running", 900, queued=899)
     tables("TaskInstance", **row)
-    tables("TaskInstanceHistory", **past(1, 7))
-    tables("TaskInstanceHistory", **past(2, 50))
-    assert Jobs().life(identifier) == Life("running", at(900).timestamp())
+    tables("TaskInstanceHistory", **past(1, 7, queued=5))
+    tables("TaskInstanceHistory", **past(2, 50, queued=40))
+    assert Jobs().life(identifier) == Life("running", at(899).timestamp())
 
 
 def test_an_attempt_that_gave_way_to_another_is_over(tables: Any) -> None:
