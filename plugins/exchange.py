@@ -152,11 +152,7 @@ def exchange_app(home: CoordinatorHome, keys: Keys | None = None) -> FastAPI:
             raise HTTPException(403, "the token is for another body")
         if _received(home, opened, plan, site, digest) and store.path_of(digest).is_file():
             return {"sha256": digest}
-        upload.check_room()
         partial = await upload.receive(request, start)
-        if partial.digest != digest:
-            partial.discard()
-            raise HTTPException(422, "the body is not what its digest says")
         await asyncio.to_thread(_store, home, store, opened, (plan, site, digest), partial)
         return {"sha256": digest}
 
@@ -239,10 +235,15 @@ def _store(
     """Note that a site answered a plan, of two at once the first, and give the content its place.
 
     A crash between the two leaves a note without its content: the site sends the same again.
+
+    Raises:
+        HTTPException: 409, another one was first; 422, it is not what its digest says; 507, the disk is full.
     """
     plan, site, digest = name
     receipt = _receipt(home, opened, plan, site)
     try:
+        if partial.digest != digest:
+            raise HTTPException(422, "the body is not what its digest says")
         with locked(receipt.parent.parent / ".lock"):
             if not _received(home, opened, plan, site, digest):
                 write_atomic(receipt, digest.encode())
