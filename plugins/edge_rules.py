@@ -102,7 +102,7 @@ def _worker(site: str, body: Body) -> Body:
     if any(not isinstance(facts.get(name, ""), str) for name in _VERSIONS):
         raise Refused(403, "body_form", "a version is text")
     return {
-        "state": body["state"][:40],
+        "state": _fact(body["state"][:40]),
         "jobs_active": _count(body.get("jobs_active", 0)),
         "queues": [site],
         "sysinfo": facts,
@@ -118,7 +118,8 @@ def _count(value: Any) -> int:
 
 def _fact(value: Any) -> str | int | float:
     if isinstance(value, str):
-        return value[:_MAX_TEXT]
+        # One lone surrogate would break the operator's page of all workers, a NUL the database.
+        return "".join(character for character in value[:_MAX_TEXT] if character.isprintable())
     if isinstance(value, int) and abs(value) < 2**53:
         return value
     if isinstance(value, float) and math.isfinite(value):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from plugins import edge_rules, execution_rules
+from plugins import edge_rules, exchange_rules, execution_rules
 from plugins.audit import Audit, Visit
 from plugins.deadlines import Deadlines
 from plugins.endpoint import find
@@ -89,6 +89,8 @@ class SiteGate:
         self.deadlines = Deadlines(self.home, self.jobs)
         self.audit = Audit(self.home.audit)
         self.sites = Buckets(settings.requests_per_second, settings.burst)
+        limits = settings.exchange
+        self.transfers = Buckets(limits.requests_per_second, limits.burst)
         self.failures = Buckets(FAILURES_PER_SECOND, FAILURES_AT_ONCE)
         self.room = Room()
         self.probe = probe(self.home) if probe else None
@@ -206,16 +208,22 @@ class SiteGate:
         visit.audited = endpoint.audited
 
     async def _exchange(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
-        """The exchange checks its own tokens; what it refused or took is recorded here."""
-        visit.path = "/consilium/*"
-        outcome = _Outcome()
-        await self.app(scope, receive, _noting(send, outcome))
-        claimed = key_id(first_authorisation(scope["headers"]) or "")
-        if outcome.status not in (401, 403) and claimed in self.keys.sites():
-            visit.site = str(claimed)
-        visit.behind = "rate" if outcome.status == 429 else "exchange"
-        visit.subject = scope["path"].removeprefix("/consilium/")
-        visit.audited = scope["method"] != "GET" or outcome.status >= 400
+        """Hand on who sends it, verified: the exchange knows nobody but by the gate's word."""
+        method, path = scope["method"], scope["path"].removeprefix(exchange_rules.PREFIX)
+        visit.path = f"{exchange_rules.PREFIX}*"
+        site, claims = self.keys.verified(first_authorisation(scope["headers"]), exchange_rules.AUDIENCE)
+        visit.site = site
+        if not self.transfers.take(site):
+            raise Refused(429, "rate")
+        self.keys.once(site, claims)
+        endpoint, _ = find(exchange_rules.ENDPOINTS, method, path) or (None, None)
+        if endpoint is None:
+            raise Refused(403, "unknown_endpoint", path[:100])
+        if claims.get("method") != method or claims.get("path") != scope["path"]:
+            raise Refused(403, "other_request", f"{claims.get('method')!r} {claims.get('path')!r}"[:100])
+        visit.path, visit.subject = exchange_rules.PREFIX + endpoint.template, path
+        visit.behind, visit.audited = "exchange", endpoint.audited
+        await self.app({**scope, exchange_rules.SENDER: (site, claims)}, receive, send)
 
     async def _people(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         """The user interface and its API know no sites."""

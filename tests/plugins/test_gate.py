@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import uuid
@@ -98,6 +99,21 @@ def test_free_text_of_a_hospital_does_not_pass(gate: Gate) -> None:
     assert passed["maintenance_comments"] is None
     assert set(passed["sysinfo"]) == {*SYSTEM, "python_version"}
     assert len(passed["sysinfo"]["python_version"]) == 200
+
+
+def test_no_character_that_cannot_be_shown_reaches_the_operators_page(gate: Gate) -> None:
+    sysinfo = {
+        **SYSTEM,
+        "status_text": "all\ud800 \x00well\n",
+        "python_version": "3.11\x1b[2J",
+        "status": "\udfff",
+    }
+    assert gate.edge("ash", "PATCH", "worker/ash", state(["ash"], state="idle\ud800", sysinfo=sysinfo)) == 200
+    passed = gate.behind.seen[0][1]
+    assert passed["state"] == "idle"
+    shown = {name: passed["sysinfo"][name] for name in ("status_text", "python_version", "status")}
+    assert shown == {"status_text": "all well", "python_version": "3.11[2J", "status": ""}
+    json.dumps(passed, ensure_ascii=False).encode()  # as Airflow answers
 
 
 def test_a_pushed_log_is_answered_and_thrown_away(gate: Gate) -> None:

@@ -6,10 +6,15 @@ import json
 import stat
 from pathlib import Path
 
+import jwt
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from plugins import audit
 from plugins.audit import Audit, Visit
+from plugins.exchange import exchange_app
+from plugins.gate import FAILURES_AT_ONCE
 from tests.plugins.gate_harness import ASH_TASK, RUN, Gate, state
 
 
@@ -47,13 +52,57 @@ def test_what_airflow_refused_is_recorded_too(gate: Gate) -> None:
     assert [(line["status"], line["reason"]) for line in gate.audited()] == [(409, "airflow")]
 
 
-@pytest.mark.parametrize(("status", "reason"), [(429, "rate"), (409, "exchange"), (201, "accepted")])
+def exchange_token(gate: Gate, site: str, method: str, where: str) -> str:
+    """A token as a site signs it for one request to the exchange."""
+    return gate.edge_token(site, method, aud="consilium-exchange", path=where)
+
+
+UPLOAD = f"/consilium/plans/{'a' * 64}/blobs/{'b' * 64}"
+
+
+@pytest.mark.parametrize(("status", "reason"), [(409, "exchange"), (201, "accepted")])
 def test_what_the_exchange_answered_is_recorded_by_its_own_name(gate: Gate, status: int, reason: str) -> None:
     gate.behind.status = status
-    where = f"/consilium/plans/{'a' * 64}/blobs/{'b' * 64}"
-    gate.ask("PUT", where, f"Bearer {gate.edge_token('ash', where)}")
+    gate.ask("PUT", UPLOAD, f"Bearer {exchange_token(gate, 'ash', 'PUT', UPLOAD)}")
     found = [(line["site"], line["status"], line["reason"]) for line in gate.audited()]
     assert found == [("ash", status, reason)]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", UPLOAD),
+        ("DELETE", UPLOAD),
+        ("GET", "/consilium/blobs/patient-17"),
+        ("GET", "/consilium/what-a-stranger-writes"),
+    ],
+)
+def test_no_line_is_in_the_name_of_a_hospital_that_did_not_sign(gate: Gate, method: str, path: str) -> None:
+    """A line with its name is a reason to call it, and to revoke its key."""
+    forged = jwt.encode({"iss": "ash"}, "x" * 32, "HS256", headers={"kid": "ash"})
+    others = exchange_token(gate, "ash", method, path).rpartition(".")[0] + ".AAAA"
+    for token in (forged, others, gate.edge_token("ash", path)):
+        assert gate.ask(method, path, f"Bearer {token}") == 403
+    lines = gate.audited()
+    assert {line["site"] for line in lines} == {"unknown"}
+    assert {line["path"] for line in lines} == {"/consilium/*"} and not any(
+        "subject" in line for line in lines
+    )
+    assert gate.behind.seen == []
+
+
+def test_strangers_at_the_exchange_are_counted_like_all_others(gate: Gate) -> None:
+    statuses = [gate.ask("GET", f"/consilium/blobs/{'a' * 64}", "x") for _ in range(FAILURES_AT_ONCE + 20)]
+    assert 429 in statuses and gate.behind.seen == []
+
+
+def test_the_exchange_believes_the_gate_alone(gate: Gate) -> None:
+    """Were the gate left out, nobody could read or write there."""
+    where = f"/consilium/blobs/{'a' * 64}"
+    root = FastAPI()
+    root.mount("/consilium", exchange_app(gate.home))
+    token = f"Bearer {exchange_token(gate, 'ash', 'GET', where)}"
+    assert TestClient(root).get(where, headers={"Authorization": token}).status_code == 403
 
 
 def test_no_token_no_body_and_no_text_of_the_sender_is_in_it(gate: Gate) -> None:
