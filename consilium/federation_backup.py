@@ -48,7 +48,7 @@ def restore_command(
     """Verify a backup and put it into an empty home, when the members that it lets in again are confirmed."""
     with reporting_refusals(json):
         from consilium.backup import Backup, digest_of, restore
-        from consilium.restored import Standing, standing
+        from consilium.restored import standing
         from tasks.home import CoordinatorHome
 
         who: list[Standing] = []
@@ -76,14 +76,14 @@ def _show(created: str, who: Standing) -> None:
     """Say whom the registry lets in again, and what it cannot know."""
     from contracts.enrolment import fingerprint
 
-    screen.print(f"By the backup of {created} these are members, with these signing keys:", highlight=False)
+    screen.print(f"By the backup of {created} these are members, by these signing keys:", highlight=False)
     for member in who.members:
         screen.print(f"  {member.site}  {fingerprint(member.sign_key)}", highlight=False, soft_wrap=True)
     if who.missing is None:
         last = f"after {who.last}" if who.last else "on members"
         errors.print(
-            f"Decisions {last} are not in it: who was revoked since, or changed keys that were stolen, is let "
-            "in again. A startup kit of later shows it: --kit FILE."
+            f"Decisions {last} are not in it: who was revoked since, or changed keys that were stolen, is "
+            "let in again. A startup kit of later shows it: --kit FILE."
         )
     elif who.missing:
         errors.print("By the kit, which is of later or of another course:")

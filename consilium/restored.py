@@ -1,7 +1,7 @@
 """What a restored registry says of members, and what it cannot know: decisions after its backup.
 
-Registry and log of decisions go back together, so nothing in them shows that a hospital was revoked or changed
-its keys since. A startup kit of later, which every hospital has, does.
+Registry and log of decisions go back together, so nothing in them shows that a hospital was revoked or
+changed its keys since. A startup kit of later, which every hospital has, does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def standing(home: CoordinatorHome, kit: Path | None = None) -> Standing:
     """Read a registry that comes from a backup, and compare it with a startup kit of later.
 
     Raises:
-        ConsiliumError: E107, E813, registry or log are damaged; E802, E803, the kit is not of this coordinator.
+        ConsiliumError: E107, E813, registry or log are damaged; E802, E803, the kit is not of this
+            coordinator.
     """
     federation = load_federation(home)
     decisions = read_decisions(home, coordinator_key(home).public)

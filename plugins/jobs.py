@@ -27,8 +27,8 @@ class Life:
 
     Attributes:
         state: as Airflow names it.
-        given: seconds since the epoch when this task was first given to its site's queue, over the tries since
-            it was cleared last; None before it, or when it is over.
+        given: seconds since the epoch when this task was first given to its site's queue, over the tries
+            since it was cleared last; None before it, or when it is over.
     """
 
     state: str | None
