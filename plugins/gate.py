@@ -132,7 +132,7 @@ class SiteGate:
         endpoint, match = find(edge_rules.ENDPOINTS, method, path) or (None, None)
         if endpoint is None or match is None:
             raise Refused(403, "unknown_endpoint", path[:100])
-        visit.path, visit.subject = edge_rules.PREFIX + endpoint.template, path.partition("/")[2]
+        visit.path = edge_rules.PREFIX + endpoint.template
         if scope.get("query_string"):
             raise Refused(403, "query")
         # The stock worker signs the path into its token; with a trusted key set Airflow does not look at it.
@@ -144,6 +144,9 @@ class SiteGate:
         body = await read_body(scope, receive, edge_rules.MAX_BODY_BYTES)
         visit.received = len(body)
         passed = await asyncio.to_thread(edge_rules.check, site, endpoint, match, parsed(body), self.jobs)
+        visit.subject = site
+        if endpoint.name == "state":
+            visit.subject = f"{match['dag']}/{match['task']} {match['state']}"
         if endpoint.name == "register" and self._silent(site):
             await asyncio.to_thread(self.jobs.silence, site)
         outcome = _Outcome()
@@ -201,7 +204,8 @@ class SiteGate:
         if outcome.status not in (401, 403) and claimed in self.keys.sites():
             visit.site = str(claimed)
         visit.behind = "rate" if outcome.status == 429 else "exchange"
-        visit.subject = scope["path"].removeprefix("/consilium/")
+        if outcome.status < 400:  # only then it names what the coordinator knows, and no text of the sender
+            visit.subject = scope["path"].removeprefix("/consilium/")
         visit.audited = scope["method"] != "GET" or outcome.status >= 400
 
     async def _people(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
@@ -221,8 +225,8 @@ class SiteGate:
         status = refusal.status
         if visit.site == "unknown" and not self.failures.take(visit.address):
             status = 429
-        elif not is_probe(scope):
-            self.audit.record(visit, status, refusal.code)
+        elif not is_probe(scope) and self.audit.record(visit, status, refusal.code):
+            # No more than what is audited: the server's own log has no other bound.
             log.warning("gate: %s %s of %s refused: %s", visit.method[:16], visit.path, visit.site, refusal)
         await refuse(send, status)
 
