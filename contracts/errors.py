@@ -30,7 +30,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E118": ("database-unusable", "The metadata database cannot be used."),
     "E119": ("backup-failed", "The backup could not be made."),
     "E120": ("backup-damaged", "The backup is not one, or not what was saved."),
-    "E121": ("restore-refused", "A restoration never overwrites what is there."),
+    "E121": ("restore-refused", "A restoration overwrites nothing, and lets in nobody unconfirmed."),
     "E122": ("storage-full", "There is no room on the disk to take part."),
     "E201": ("source-unreadable", "The site's data source could not be read."),
     "E202": ("column-missing", "The source lacks a column that the study needs."),

@@ -2,7 +2,7 @@
 
 At its deadline a task ends itself. One that cannot (a hung process, a lost clock) still sends signs of life,
 and Airflow would wait for ever; a refused one ends at the hands of its supervisor. Time runs from when the
-task was given to the hospital's queue, not from when the hospital chose to fetch it: the plan may be older,
+task was given to the hospital's queue, not from when the hospital chose to fetch it. The plan may be older,
 where a round is resumed under it.
 """
 

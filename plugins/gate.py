@@ -140,7 +140,7 @@ class SiteGate:
         endpoint, match = find(edge_rules.ENDPOINTS, method, path) or (None, None)
         if endpoint is None or match is None:
             raise Refused(403, "unknown_endpoint", path[:100])
-        visit.path, visit.subject = edge_rules.PREFIX + endpoint.template, path.partition("/")[2]
+        visit.path = edge_rules.PREFIX + endpoint.template
         if scope.get("query_string"):
             raise Refused(403, "query")
         # The stock worker signs the path into its token; with a trusted key set Airflow does not look at it.
@@ -154,6 +154,9 @@ class SiteGate:
         value, outcome = parsed(body), _Outcome()
         async with self.room.place(site):
             passed = await asyncio.to_thread(edge_rules.check, site, endpoint, match, value, self.jobs)
+            visit.subject = site
+            if endpoint.name == "state":
+                visit.subject = f"{match['dag']}/{match['task']} {match['state']}"
             if endpoint.name == "register" and self._silent(site):
                 await asyncio.to_thread(self.jobs.silence, site)
             pass_token = self.passes.edge(site, path)
@@ -221,9 +224,12 @@ class SiteGate:
             raise Refused(403, "unknown_endpoint", path[:100])
         if claims.get("method") != method or claims.get("path") != scope["path"]:
             raise Refused(403, "other_request", f"{claims.get('method')!r} {claims.get('path')!r}"[:100])
-        visit.path, visit.subject = exchange_rules.PREFIX + endpoint.template, path
+        visit.path = exchange_rules.PREFIX + endpoint.template
         visit.behind, visit.audited = "exchange", endpoint.audited
-        await self.app({**scope, exchange_rules.SENDER: (site, claims)}, receive, send)
+        outcome = _Outcome()
+        await self.app({**scope, exchange_rules.SENDER: (site, claims)}, receive, _noting(send, outcome))
+        if outcome.status < 400:  # only then it names what the coordinator knows, and no text of the sender
+            visit.subject = path
 
     async def _people(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         """The user interface and its API know no sites."""
@@ -242,8 +248,8 @@ class SiteGate:
         status = refusal.status
         if visit.site == "unknown" and not self.failures.take(visit.address):
             status = 429
-        elif not is_probe(scope):
-            self.audit.record(visit, status, refusal.code)
+        elif not is_probe(scope) and self.audit.record(visit, status, refusal.code):
+            # No more than what is audited: the server's own log has no other bound.
             log.warning("gate: %s %s of %s refused: %s", visit.method[:16], visit.path, visit.site, refusal)
         await refuse(send, status)
 
