@@ -8,6 +8,7 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Annotated
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -53,12 +54,14 @@ class Documents:
     home: CoordinatorHome
     _plans: dict[str, RoundPlan] = field(default_factory=dict)
     _requests: dict[str, UnmaskRequest] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)  # looked up in threads: studies may have thousands of plans
 
     def plan(self, digest: str) -> RoundPlan | None:
         """The plan with this digest, if the coordinator signed one."""
-        if digest not in self._plans:
-            self._learn(f"*/plans/{digest}.json")
-        return self._plans.get(digest)
+        with self._lock:
+            if digest not in self._plans:
+                self._learn(f"*/plans/{digest}.json")
+            return self._plans.get(digest)
 
     def is_open(self, digest: str, plan: RoundPlan) -> bool:
         """Say whether the head of the plan's study waits for answers to this plan."""
@@ -70,11 +73,12 @@ class Documents:
 
     def may_read(self, site: str, digest: str) -> bool:
         """Say whether a plan with `site` on its roster, or a request to it, names `digest`."""
-        if self._names(site, digest):
-            return True
-        self._learn("*/plans/*.json")
-        self._learn("*/requests/*.json")
-        return self._names(site, digest)
+        with self._lock:
+            if self._names(site, digest):
+                return True
+            self._learn("*/plans/*.json")
+            self._learn("*/requests/*.json")
+            return self._names(site, digest)
 
     def _names(self, site: str, digest: str) -> bool:
         return any(
@@ -117,7 +121,7 @@ def exchange_app(home: CoordinatorHome) -> FastAPI:
     async def state(plan: Hex, digest: Hex, request: Request) -> dict[str, int | bool]:
         """How much of an upload is here; refused like the upload itself, before its body is sent."""
         site, claims = _sender(request)
-        opened = _answerable(documents, plan, site)
+        opened = await asyncio.to_thread(_answerable, documents, plan, site)
         upload = _upload(home, store, opened, (plan, site, digest), claims)
         if _received(home, opened, plan, site, digest) and store.path_of(digest).is_file():
             return {"offset": upload.length, "complete": True}
@@ -128,7 +132,7 @@ def exchange_app(home: CoordinatorHome) -> FastAPI:
     async def put(plan: Hex, digest: Hex, request: Request) -> dict[str, str]:
         """Take the body, from where an earlier one ended (Content-Range), and store it when it is whole."""
         site, claims = _sender(request)
-        opened = _answerable(documents, plan, site)
+        opened = await asyncio.to_thread(_answerable, documents, plan, site)
         upload = _upload(home, store, opened, (plan, site, digest), claims)
         start = body_start(request, upload.length)
         if claims.get("offset", 0) != start:
@@ -143,7 +147,7 @@ def exchange_app(home: CoordinatorHome) -> FastAPI:
     async def get(digest: Hex, request: Request) -> Response:
         """A content, or the rest of it (Range with If-Range: the entity tag is the digest)."""
         site, _ = _sender(request)
-        if not documents.may_read(site, digest):
+        if not await asyncio.to_thread(documents.may_read, site, digest):
             raise HTTPException(403, "no plan of this site names this digest")
         if "," in request.headers.get("range", ""):
             raise HTTPException(400, "one range at a time")
