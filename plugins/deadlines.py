@@ -54,6 +54,17 @@ class Deadlines:
             self._ends.popitem(last=False)
         return self._in_time(instance)
 
+    def is_over(self, instance: str, task: Task) -> bool:
+        """Say whether the time of a task is up that may still lie in its queue.
+
+        Raises:
+            Refused: 403, no study has this task.
+        """
+        life = self.jobs.life(instance)
+        if life is None or life.given is None:
+            return False
+        return self.clock() > life.given + self._seconds(task) + GRACE_SECONDS
+
     def _in_time(self, instance: str) -> None:
         if self.clock() > self._ends[instance]:
             raise Refused(410, "deadline")

@@ -21,6 +21,7 @@ from plugins.endpoint import find
 from plugins.identity import EDGE_AUDIENCE, Keys, coordinator_home, key_id
 from plugins.jobs import Jobs
 from plugins.limits import Buckets
+from plugins.overdue import Overdue
 from plugins.passes import Passes
 from plugins.paths import family, folded
 from plugins.probe import Probe, is_probe
@@ -94,6 +95,7 @@ class SiteGate:
         self.failures = Buckets(FAILURES_PER_SECOND, FAILURES_AT_ONCE)
         self.room = Room()
         self.probe = probe(self.home) if probe else None
+        self.overdue = Overdue(self.deadlines)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, perhaps with less in it, or answer it here."""
@@ -271,7 +273,9 @@ class SiteGate:
             await send(message)
             if message["type"] == "lifespan.startup.complete" and self.probe is not None:
                 self.probe.start()
+                self.overdue.start()
             elif message["type"] == "lifespan.shutdown.complete":
+                self.overdue.stop()
                 if self.probe is not None:
                     self.probe.stop()
                 self.audit.close()

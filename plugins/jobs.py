@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from uuid import UUID
 
 from contracts.schedule import SITE_RETRIES
 
 _KEPT = 4096
+_COORDINATES = ("dag_id", "task_id", "run_id", "map_index", "try_number")  # of an attempt
+_UNSTARTED = ("queued", "restarting")  # edge3 calls a job so that was fetched and not yet reported as running
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,40 @@ class Jobs:
             query = select(Row.queue).where(Row.dag_id == dag, Row.task_id == task, Row.run_id == run)
             queues = set(session.scalars(query))
         return queues.pop() if len(queues) == 1 else None
+
+    def waiting(self) -> list[str]:
+        """Task instances whose edge job no worker has started."""
+        from airflow.models.taskinstance import TaskInstance
+        from airflow.providers.edge3.models.edge_job import EdgeJobModel as Row
+        from airflow.utils.session import create_session
+        from sqlalchemy import and_, select
+
+        # By its coordinates: only later versions of Airflow write a task instance's id into its job.
+        same = [getattr(Row, name) == getattr(TaskInstance, name) for name in _COORDINATES]
+        with create_session(scoped=False) as session:
+            query = select(TaskInstance.id).join(Row, and_(*same)).where(Row.state.in_(_UNSTARTED))
+            return [str(found) for found in session.scalars(query)]
+
+    def give_up(self, instance: str) -> bool:
+        """Report a job that nobody started as failed, and say whether it was still waiting.
+
+        EdgeExecutor hands that on to the scheduler as it does a worker's report (edge3 5.1, `_purge_jobs`).
+        """
+        from airflow.models.taskinstance import TaskInstance
+        from airflow.providers.edge3.models.edge_job import EdgeJobModel as Row
+        from airflow.utils.session import create_session
+        from sqlalchemy import select, update
+
+        with create_session(scoped=False) as session:
+            columns = [getattr(TaskInstance, name) for name in _COORDINATES]
+            found = session.execute(select(*columns).where(TaskInstance.id == UUID(instance))).one_or_none()
+            if found is None:
+                return False
+            same = [getattr(Row, name) == value for name, value in zip(_COORDINATES, found, strict=True)]
+            failed = update(Row).where(*same, Row.state.in_(_UNSTARTED))
+            return bool(
+                session.execute(failed.values(state="failed", last_update=datetime.now(UTC))).rowcount
+            )
 
     def silence(self, worker: str) -> None:
         """Declare a worker that was heard of long ago gone, so that its successor may register."""

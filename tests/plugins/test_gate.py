@@ -104,11 +104,11 @@ def test_free_text_of_a_hospital_does_not_pass(gate: Gate) -> None:
 def test_no_character_that_cannot_be_shown_reaches_the_operators_page(gate: Gate) -> None:
     sysinfo = {
         **SYSTEM,
-        "status_text": "all\ud800 \x00well\n",
+        "status_text": "all\x07 \x00well\n",
         "python_version": "3.11\x1b[2J",
-        "status": "\udfff",
+        "status": "\u202e",
     }
-    assert gate.edge("ash", "PATCH", "worker/ash", state(["ash"], state="idle\ud800", sysinfo=sysinfo)) == 200
+    assert gate.edge("ash", "PATCH", "worker/ash", state(["ash"], state="idle\x07", sysinfo=sysinfo)) == 200
     passed = gate.behind.seen[0][1]
     assert passed["state"] == "idle"
     shown = {name: passed["sysinfo"][name] for name in ("status_text", "python_version", "status")}

@@ -138,8 +138,8 @@ def test_a_path_and_a_method_of_the_senders_choice_are_not_in_it_either(gate: Ga
 def test_a_change_names_what_the_coordinator_knows(gate: Gate) -> None:
     gate.edge("ash", "POST", "worker/ash", state(["ash"]))
     gate.edge("ash", "PATCH", f"jobs/state/tiny.round/ash.train/{RUN}/1/-1/running")
-    gate.ask("PUT", f"/consilium/plans/{'a' * 64}/blobs/{'b' * 64}", f"Bearer {gate.edge_token('ash', 'x')}")
-    expected = ["ash", "tiny.round/ash.train running", f"plans/{'a' * 64}/blobs/{'b' * 64}"]
+    gate.ask("PUT", UPLOAD, f"Bearer {exchange_token(gate, 'ash', 'PUT', UPLOAD)}")
+    expected = ["ash", "tiny.round/ash.train running", UPLOAD.removeprefix("/consilium/")]
     assert [line["subject"] for line in gate.audited()] == expected
 
 

@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
+from contracts.schedule import task_seconds
+from plugins.deadlines import GRACE_SECONDS, Deadlines
 from plugins.gate import SiteGate
 from plugins.jobs import Jobs, Life, Task
+from plugins.overdue import Overdue
+from tests.factories import TinyFederation, tiny_study
 from tests.plugins.gate_harness import Gate
 
 RUN = "manual__2026-01-01T00:00:00+00:00"
@@ -201,3 +205,45 @@ def test_a_job_belongs_to_the_queue_it_lies_on(tables: Any) -> None:
     assert jobs.owner("tiny.round", "ash.train", RUN) == "ash"
     assert jobs.owner("tiny.round", "birch.train", RUN) is None
     assert jobs.owner("tiny.round", "ash.train", "other") is None
+
+
+def test_a_job_that_nobody_fetched_before_its_deadline_is_given_up(tables: Any, tmp_path: Path) -> None:
+    """Under a longer study beside it Airflow would let it wait for that one's time. Running ones are left."""
+    federation = TinyFederation(tmp_path, tiny_study())
+    seconds = task_seconds(federation.protocol, "train") + GRACE_SECONDS
+    job = {"dag_id": "tiny.round", "run_id": RUN, "map_index": -1, "try_number": 1, "queue": "ash"}
+    job |= {"command": "{}", "concurrency_slots": 1, "queued_dttm": at(0), "last_update": None}
+    found = {}
+    for name, state, queued in (
+        ("ash.train", "queued", 0),
+        ("cedar.train", "running", 0),
+        ("birch.train", "queued", 2),
+    ):
+        identifier, row = instance(1, 1, state, None, queued=queued)
+        tables("TaskInstance", **row | {"task_id": name})
+        tables("EdgeJobModel", task_id=name, state=state, task_instance_id="", **job)
+        found[name] = identifier
+    jobs = Jobs()
+    overdue = Overdue(Deadlines(federation.home, jobs, clock=lambda: at(1).timestamp() + seconds))
+    assert set(jobs.waiting()) == {found["ash.train"], found["birch.train"]}
+    assert overdue.once() == [found["ash.train"]]
+    assert jobs.waiting() == [found["birch.train"]] and overdue.once() == []
+
+
+def test_the_executor_takes_a_job_that_was_given_up_for_failed_and_frees_its_slot(tables: Any) -> None:
+    from airflow.models.taskinstancekey import TaskInstanceKey
+    from airflow.providers.edge3.executors.edge_executor import EdgeExecutor
+    from airflow.utils.state import TaskInstanceState
+
+    identifier, row = instance(1, 1, "queued", None, queued=0)
+    tables("TaskInstance", **row)
+    job = {"dag_id": "tiny.round", "task_id": "ash.train", "run_id": RUN, "map_index": -1, "try_number": 1}
+    job |= {"command": "{}", "concurrency_slots": 1, "queued_dttm": at(0), "state": "queued", "queue": "ash"}
+    tables("EdgeJobModel", task_instance_id="", **job)
+    executor, key = EdgeExecutor(), TaskInstanceKey("tiny.round", "ash.train", RUN, 1, -1)
+    executor.running.add(key)
+    executor.sync()
+    assert key in executor.running
+    assert Jobs().give_up(identifier)
+    executor.sync()
+    assert executor.event_buffer[key][0] == TaskInstanceState.FAILED and key not in executor.running
