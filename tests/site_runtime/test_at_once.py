@@ -41,7 +41,7 @@ def at_once(jobs: list[Callable[[], Any]]) -> list[Any]:
     def run(number: int) -> None:
         found[number] = jobs[number]()
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(jobs))]
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(len(jobs))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -59,6 +59,11 @@ def answer(simulation: Simulation, plan: str) -> tuple[str, str]:
     return "answered", parse_signed(text).document["tensors"]
 
 
+def kept(simulation: Simulation) -> list[Path]:
+    """What lies finished in the hospital's outbox."""
+    return list(simulation.sites["ash"].outbox("").glob("[0-9a-f]*"))
+
+
 @pytest.fixture
 def met(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let three plans wait for each other behind the checks; where only one gets there, it goes on alone."""
@@ -67,7 +72,7 @@ def met(monkeypatch: pytest.MonkeyPatch) -> None:
     def meeting(*arguments: Any) -> None:
         check(*arguments)
         with suppress(threading.BrokenBarrierError):
-            barrier.wait(1.0)
+            barrier.wait(5.0)
 
     monkeypatch.setattr(steps, "check_plan", meeting)
 
@@ -102,9 +107,11 @@ def from_another_model(simulation: Simulation, text: str, plan: RoundPlan, shift
 def test_of_plans_from_three_models_one_is_answered(second: Any) -> None:
     simulation, text, plan = second
     plans = [text, *(from_another_model(simulation, text, plan, 0.5 * n, n + 1) for n in (1, 2))]
+    before = len(kept(simulation))
     found = at_once([lambda plan=plan: answer(simulation, plan) for plan in plans])
     assert sorted(kind for kind, _ in found) == ["answered", "refused", "refused"]
     assert {number for kind, number in found if kind == "refused"} == {"E324"}
+    assert len(kept(simulation)) == before + 1  # of the others none was even trained
     # And later, in any order: the one that was answered, again.
     assert [answer(simulation, plan) for plan in plans] == found
 
@@ -187,7 +194,7 @@ def test_it_waits_for_the_study_and_a_killed_process_gives_it_back(second: Any) 
     command = [sys.executable, "-u", "-c", HOLD, str(lock)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        waiting = threading.Thread(target=answer, args=(simulation, text))
+        waiting = threading.Thread(target=answer, args=(simulation, text), daemon=True)
         waiting.start()
         waiting.join(1.0)
         assert waiting.is_alive()
