@@ -46,13 +46,19 @@ def present(platform: Platform, part: Part, site: str) -> None:
         AssertionError: its process ended, or was not heard of in time; with its log.
     """
 
-    note, since = platform.coordinator.presence / site, time.time()
+    since = time.time()
 
     def heard() -> bool:
         assert part.alive(), part.tail()
-        return note.exists() and note.stat().st_mtime > since
+        return heard_since(platform, since, site)
 
     assert wait_until(heard, START_SECONDS, interval=0.5), part.tail()
+
+
+def heard_since(platform: Platform, since: float, *sites: str) -> bool:
+    """Say whether each of these hospitals sent a request that the gate let through after a moment."""
+    notes = [platform.coordinator.presence / site for site in sites]
+    return all(note.exists() and note.stat().st_mtime > since for note in notes)
 
 
 @contextlib.contextmanager
