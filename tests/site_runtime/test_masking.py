@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +26,7 @@ from tasks.federation import coordinator_key
 from tasks.head import load_head
 from tasks.store import load_record
 from tests.factories import PRIVACY, tiny_study
+from tests.kills import moments
 from tests.masked import (
     SITES,
     asked,
@@ -253,41 +251,6 @@ def test_shares_that_were_made_for_somebody_else_are_refused(sent: Any) -> None:
     shares = request_of(request).shares
     swapped = resigned(simulation, request, shares=shares | {"ash": shares["birch"]})
     assert refused(unmask, simulation, swapped).number == "E433"
-
-
-class Killed(BaseException):
-    """The process ended here."""
-
-
-def killed_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
-    """End the process at its n-th replacement of a file, before or after it; says whether it came so far."""
-    replace, count, hit = os.replace, itertools.count(), []
-
-    def counting(source: Any, target: Any) -> None:
-        at, after = divmod(number, 2)
-        if next(count) == at:
-            hit.append(True)
-            if after:
-                replace(source, target)
-            raise Killed
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", counting)
-    return lambda: bool(hit)
-
-
-def moments(step: Callable[[Path], Any], check: Callable[[Path], None], root: Path) -> int:
-    """Kill a step at every write, repeat it, check the outcome; returns how many moments there were."""
-    for number in itertools.count():
-        with pytest.MonkeyPatch.context() as patch:
-            hit = killed_at(number, patch)
-            target = root / str(number)
-            with contextlib.suppress(Killed):
-                step(target)
-        if not hit():
-            return number
-        check(target)
-    return 0
 
 
 def test_killed_between_any_two_writes_it_masks_one_vector_and_pays_once(fresh: Any, tmp_path: Path) -> None:
