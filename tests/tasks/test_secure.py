@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +36,10 @@ from tests.masked import (
     run_exchange,
     trained,
     unmasked,
-    watched_encoding,
 )
 
+pytest_plugins = ("tests.masked_world",)
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
-    """Five hospitals after intake; tests work on copies."""
-    return five_hospitals(tmp_path_factory.mktemp("prepared"), masked_study())
-
-
-@pytest.fixture
-def clear(monkeypatch: pytest.MonkeyPatch) -> Clear:
-    return watched_encoding(monkeypatch)
-
-
-@pytest.fixture
-def five(prepared: Simulation, tmp_path: Path) -> Simulation:
-    shutil.copytree(prepared.root, tmp_path / "copy", symlinks=True)
-    return Simulation(tmp_path / "copy", prepared.protocol)
 
 
 def record_of(simulation: Simulation, number: int) -> dict[str, Any]:
@@ -172,9 +154,7 @@ def test_a_round_below_the_threshold_is_lost_and_the_next_one_trains_anew(five: 
     assert len(replayed) == 2 and all(r.matches for r in replayed)
 
 
-def test_whose_envelope_got_lost_is_back_one_exchange_later_by_itself(
-    prepared: Simulation, tmp_path: Path
-) -> None:
+def test_whose_envelope_got_lost_is_back_one_exchange_later_by_itself(tmp_path: Path) -> None:
     simulation = five_hospitals(tmp_path, masked_study(rounds=3))
     run_exchange(simulation, "run-0", first=("ash",))
     assert "ash" not in run_exchange(simulation, "run-1").record["admitted"]
