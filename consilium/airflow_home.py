@@ -131,9 +131,12 @@ def coordinator_settings(home: CoordinatorHome, port: int, deadline_seconds: int
     settings = _common(home.airflow, url)
     settings["database"] = database_settings(home)
     settings["core"] |= {
-        # Tasks at once, of each executor; it is also the number of LocalExecutor's processes (the default
-        # of 32 costs 1.2 GB). A site's task holds its slot for a moment after its end.
-        "parallelism": min(max(4, 2 * sites), 32),
+        # Edge tasks name their executor by its class; all others run in the first.
+        "executor": "consilium.own_executor.OwnExecutor,airflow.providers.edge3.executors.EdgeExecutor",
+        # Tasks at once, of all executors and studies together. A site's task holds its slot for a moment
+        # after its end, and a round whose hospitals do not all start together loses its deadline.
+        "parallelism": max(4, 2 * sites),
+        "default_pool_task_slot_count": 10_000,  # no second limit; of a new database
         "hostname_callable": "consilium.airflow_home.coordinator_host_name",
         "simple_auth_manager_users": ",".join(
             [f"{OPERATOR}:admin", *(f"{role}:op" for role in sign_off_roles(home))]

@@ -16,7 +16,7 @@ import sqlite3
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Annotated, Any
 from urllib.parse import unquote, urlsplit
@@ -177,12 +177,18 @@ def run_client(number: str, url: str, program: str, *arguments: str) -> None:
         raise ConsiliumError(number, f"{program}: {done.stderr.strip()[-500:]}")
 
 
-def restore(file: Path, target: Path, database: str | None = None) -> Backup:
+def restore(
+    file: Path,
+    target: Path,
+    database: str | None = None,
+    look: Callable[[Backup, CoordinatorHome], None] = lambda found, home: None,
+) -> Backup:
     """Put a backup into a home without a coordinator; nothing is there unless every digest is right.
 
     Args:
         target: the home (`CONSILIUM_HOME`) that gets the folder `coordinator`.
         database: URL of an empty PostgreSQL database, where it is not the one that the settings name.
+        look: gets what was unpacked before anything is in its place; what it raises stops the restoration.
 
     Raises:
         ConsiliumError: E120, the file is no backup or damaged; E121, a coordinator or a filled database is
@@ -196,6 +202,7 @@ def restore(file: Path, target: Path, database: str | None = None) -> Backup:
         folder = Path(name)
         found = unpack(file, folder)
         restored = CoordinatorHome(folder / FOLDER)
+        look(found, restored)
         if database is not None:
             save_settings(restored, load_settings(restored).model_copy(update={"database": database}))
         url = postgres_url(restored)

@@ -303,6 +303,7 @@ def _write_kit(home: CoordinatorHome, path: Path) -> dict[str, Any]:
         "kit": str(path),
         "federation": made.federation,
         "url": made.url,
+        "exchange": made.exchange,
         "coordinator_key": made.coordinator_key,
         "members": [card.site for card in made.members],
     }

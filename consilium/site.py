@@ -111,6 +111,7 @@ def site_facts(home: SiteHome) -> dict[str, Any]:
                 "what": _what(r),
                 "bytes": r["bytes"],
                 "to": r.get("to"),
+                "tensors_to": r.get("tensors_to"),
                 "digest": r["digest"],
             }
             for r in records

@@ -14,6 +14,7 @@ from contracts.errors import ConsiliumError
 
 if TYPE_CHECKING:
     from site_runtime.home import SiteHome
+    from site_runtime.joining import Joined
 
 
 def _to_write(name: str) -> Any:
@@ -71,6 +72,10 @@ def enrol(
 def join(
     file: Annotated[Path, typer.Argument(metavar="KIT", exists=True, dir_okay=False)],
     fingerprint: MaybeTold = None,
+    exchange: Annotated[
+        str | None,
+        typer.Option(help="The bucket of the kit, to allow it: your policy names it from now on."),
+    ] = None,
     site: Site = None,
     home: Home = None,
     json: Json = False,
@@ -81,12 +86,13 @@ def join(
 
     with reporting_refusals(json):
         place = find_site(site, home)
-        done = take(place, file.read_bytes().strip(), fingerprint)
+        done = take(place, file.read_bytes().strip(), fingerprint, exchange)
         others = peers_of(place)
         facts = {
             **card_facts(place),
             "federation": done.kit.federation,
             "url": done.kit.url,
+            "exchange": {"offered": done.kit.exchange, "allowed": done.bucket},
             "coordinator_changed": done.coordinator_changed,
             "rotated": done.rotated,
             "followed": done.followed,
@@ -96,10 +102,13 @@ def join(
             print_json(facts)
             return
         screen.print(f"[green]joined[/] {done.kit.federation} at {done.kit.url}", highlight=False)
+        _print_exchange(done)
         if done.coordinator_changed:
             screen.print("The coordinator has a new key, signed by the one that was pinned.")
         if done.rotated:
-            screen.print("Your new keys are in force, the ledgers know them: start the worker again.")
+            screen.print(
+                "Your new keys are in force, the ledgers know them; a running worker reads them itself."
+            )
         if done.followed:
             screen.print(f"New keys, signed by those you had pinned: {', '.join(done.followed)}")
         changed = [peer.site for peer in others if peer.standing == "changed"]
@@ -110,6 +119,18 @@ def join(
         offered = [peer.site for peer in others if peer.standing == "offered"]
         if offered:
             screen.print(f"Not pinned yet: {', '.join(offered)} (consilium site peers pin)", highlight=False)
+
+
+def _print_exchange(done: Joined) -> None:
+    if done.bucket is not None:
+        screen.print(f"Models and updates go by {done.bucket}, as your policy allows.", highlight=False)
+    elif done.kit.exchange is not None:
+        screen.print(
+            f"[yellow]The federation also keeps models and updates in {done.kit.exchange}.[/] "
+            "Your policy does not name it: yours go to the coordinator alone.",
+            highlight=False,
+        )
+        screen.print(f"To allow it: consilium site join KIT --exchange {done.kit.exchange}", soft_wrap=True)
 
 
 def rotate(
@@ -144,7 +165,7 @@ def rotate(
             return
         screen.print(f"[green]written[/] {path}: send it to the coordinator.", highlight=False)
         if finish:
-            screen.print("The new keys are in force here: start the worker again.")
+            screen.print("The new keys are in force here; a running worker reads them by itself.")
         else:
             screen.print("The old keys are in use until you take the kit that comes: consilium site join KIT")
         _print_fingerprints(facts)

@@ -129,6 +129,8 @@ def _flat(fields: dict[str, Any], path: str = "") -> list[tuple[str, str]]:
             rows += _flat(value, f"{here}.")
         elif value is None and name in ("irb", "dua", "dpia"):
             rows.append((here, "none: every study is refused"))
+        elif value is None and name == "exchange":
+            rows.append((here, "the coordinator alone"))
         elif isinstance(value, list):
             rows.append((here, ", ".join(map(str, value)) or ("always" if name == "hours" else "none")))
         else:

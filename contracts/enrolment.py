@@ -11,8 +11,9 @@ import hashlib
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
@@ -24,6 +25,22 @@ MAX_ROTATIONS = 100  # that a kit carries: the newest
 
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s]{1,400}$")]
 Size = Annotated[int, Field(ge=1, le=2**40)]
+
+
+def _one_open_address(url: str) -> str:
+    if "::" in url:
+        raise ValueError("expected one address, not a chain of them")
+    if urlsplit(url).password is not None:
+        raise ValueError("expected an address without a password: credentials come from the environment")
+    return url
+
+
+# As fsspec reads it. What a shell, a terminal or a page would read in another way is not in it.
+BucketUrl = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z][a-z0-9+.-]{0,30}://[A-Za-z0-9._~:/@%+=-]{1,400}$"),
+    AfterValidator(_one_open_address),
+]
 
 
 def fingerprint(key: str) -> str:
@@ -103,6 +120,9 @@ class StartupKit(Contract):
     url: Url  # as hospitals reach the coordinator
     coordinator_key: Key
     ca: Annotated[str, StringConstraints(max_length=20_000)] | None = None  # PEM; a public authority: None
+    # Where the federation keeps its tensors besides the coordinator itself: an offer, which a hospital uses
+    # only if its own policy names the same.
+    exchange: BucketUrl | None = None
     members: Annotated[list[MemberCard], Field(max_length=1000)]  # active ones
     # Changes of the coordinator's and the members' keys, oldest first: who pinned an old key can follow them.
     rotations: Annotated[list[Signed], Field(max_length=MAX_ROTATIONS)] = []

@@ -30,7 +30,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E118": ("database-unusable", "The metadata database cannot be used."),
     "E119": ("backup-failed", "The backup could not be made."),
     "E120": ("backup-damaged", "The backup is not one, or not what was saved."),
-    "E121": ("restore-refused", "A restoration never overwrites what is there."),
+    "E121": ("restore-refused", "A restoration overwrites nothing, and lets in nobody unconfirmed."),
     "E122": ("storage-full", "There is no room on the disk to take part."),
     "E201": ("source-unreadable", "The site's data source could not be read."),
     "E202": ("column-missing", "The source lacks a column that the study needs."),
@@ -131,6 +131,10 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "E521": (
         "influence-mismatch",
         "A round's record states another influence of a hospital than its updates.",
+    ),
+    "E522": (
+        "summed-with-others",
+        "This hospital has opened a sum from the same model over other hospitals.",
     ),
     "E601": ("gate-failed", "The model did not pass an acceptance gate."),
     "E602": ("gate-not-testable", "An acceptance gate could not be decided on the data there is."),

@@ -20,7 +20,7 @@ class Refusal(Contract):
     plan: Digest | None = None
     number: Annotated[str, StringConstraints(pattern=r"^E\d{3}$")]
     sentence: Text
-    next_mask: MaskKey | None = None  # secure aggregation: a new key, where the plan named a used one
+    next_mask: MaskKey | None = None  # secure aggregation: a new key, where the plan came too late
 
     @model_validator(mode="after")
     def _fixed_sentence(self) -> Refusal:

@@ -26,7 +26,7 @@ from contracts.fields import (
 from contracts.gates import Gate
 from contracts.privacy import HospitalPrivacy, Privacy
 from contracts.signing import first_problem
-from contracts.strategy import Secure, Strategy
+from contracts.strategy import MAX_SECURE_SITES, Secure, Strategy
 from contracts.validation_plan import SignOff, ValidationPlan
 from contracts.yaml_text import load_yaml
 
@@ -248,11 +248,8 @@ class StudyProtocol(Contract):
                     f"strategy.aggregation {self.strategy.aggregation.method!r}, expected 'mean' with "
                     "privacy.mode site, which clips every update and noises the weighted sum"
                 )
-        if self.secure is not None and self.validation.leave_one_site_out and self.first_round == 0:
-            raise ValueError(
-                "validation.leave_one_site_out takes one hospital's statistics off their sum, which "
-                "strategy.aggregation secure keeps from everybody; expected training.normalisation declared"
-            )
+        if self.secure is not None:
+            self._sums_hide(self.secure)
         if (self.cadence == "cron") != (self.cron is not None):
             raise ValueError("cadence: cron and cron: '...' go together")
         if self.training.class_weights == "balanced" and self.training.normalisation != "federated":
@@ -260,6 +257,25 @@ class StudyProtocol(Contract):
         if self.threshold_rule is not None and self.privacy.mode == "site":
             raise ValueError("a threshold from training has no noise of its own under privacy mode site")
         return self
+
+    def _sums_hide(self, secure: Secure) -> None:
+        """Under masks no two planned sums may differ by one hospital's exact part."""
+        if self.min_sites > MAX_SECURE_SITES:
+            raise ValueError(
+                f"min_sites {self.min_sites}, expected at most {MAX_SECURE_SITES} with "
+                f"strategy.aggregation {secure.method}"
+            )
+        if self.validation.leave_one_site_out and self.first_round == 0:
+            raise ValueError(
+                "validation.leave_one_site_out takes one hospital's statistics off their sum, which "
+                "strategy.aggregation secure keeps from everybody; expected training.normalisation declared"
+            )
+        if self.validation.leave_one_site_out and self.privacy.mode != "patient":
+            raise ValueError(
+                "validation.leave_one_site_out trains from one first model with and without a hospital: the "
+                "sums differ by its exact update, which strategy.aggregation secure keeps from everybody; "
+                "expected privacy.mode patient"
+            )
 
     def _validation_fits(self) -> None:
         """The planned comparisons must be possible, and every gate's baseline planned."""

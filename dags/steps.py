@@ -103,11 +103,15 @@ def run_at_site(step: SiteStep, plan_from: str | None) -> str:
 
 
 def exchange(home: SiteHome) -> Any:
-    """The coordinator's exchange as this site's worker reaches it."""
-    from site_runtime.exchange import site_exchange
+    """The exchange as this site's worker reaches it: a bucket that its policy allows, or the coordinator."""
+    from durable.bucket import BucketExchange
+    from site_runtime.exchange import HttpExchange
+    from site_runtime.kit import allowed_bucket
 
+    if (bucket := allowed_bucket(home)) is not None:
+        return BucketExchange(bucket)
     url, site = os.environ["CONSILIUM_COORDINATOR_URL"], os.environ["CONSILIUM_SITE"]
-    return site_exchange(url, site, home.edge_key, home.ca if home.ca.exists() else None)
+    return HttpExchange(url, site, home.edge_key, home.ca if home.ca.exists() else None)
 
 
 def coordinator_home() -> CoordinatorHome:

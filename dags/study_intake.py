@@ -31,6 +31,7 @@ def intake_dag(protocol: StudyProtocol, view: View) -> DAG:
         schedule=protocol.intake_cron,
         catchup=False,
         max_active_runs=1,
+        max_active_tasks=view.tasks_at_once,
         tags=["consilium", study, "intake"],
         default_args=default_args("consilium"),
     ) as dag:

@@ -44,6 +44,7 @@ def release_dag(protocol: StudyProtocol, view: View) -> DAG:
         schedule=[finished_asset(study)],
         catchup=False,
         max_active_runs=1,
+        max_active_tasks=view.tasks_at_once,
         tags=["consilium", study, "release"],
         default_args=default_args("consilium"),
     ) as dag:

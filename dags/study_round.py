@@ -52,6 +52,7 @@ def round_dag(protocol: StudyProtocol, view: View) -> DAG:
         schedule=protocol.cron if protocol.cadence == "cron" else [round_asset(study)],
         catchup=False,
         max_active_runs=1,
+        max_active_tasks=view.tasks_at_once,
         tags=["consilium", study, "round"],
         default_args=default_args("consilium"),
     ) as dag:

@@ -13,6 +13,8 @@ from pathlib import Path
 from contracts.errors import ConsiliumError
 from contracts.study import StudyProtocol
 
+OWN_TASKS = 16  # Airflow's default for a DAG without hospitals
+
 
 @dataclass(frozen=True)
 class View:
@@ -21,6 +23,14 @@ class View:
     studies: list[StudyProtocol]
     sites: list[str]
     coordinator: bool
+
+    @property
+    def tasks_at_once(self) -> int:
+        """`max_active_tasks` of a DAG: every hospital in the same step, beside the coordinator's own tasks.
+
+        With Airflow's default of 16 a seventeenth hospital would wait until one of the others is done.
+        """
+        return len(self.sites) + OWN_TASKS
 
 
 def current_view() -> View:

@@ -18,8 +18,11 @@ _BLOCK = 1 << 16  # bytes
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data`, readable by its owner only, so that a crash leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `data`, readable by its owner only, so that a crash leaves the old file or the new one.
+
+    The new one is on disk under its name when this returns, also where a power cut follows.
+    """
+    make_folder(path.parent)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -31,6 +34,19 @@ def write_atomic(path: Path, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+    sync(path.parent)
+
+
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Make a folder and those above it that are missing; their names are on disk when this returns.
+
+    Args:
+        mode: permissions of the folder itself, before the umask.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(mode, parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
 
 
 def sync(path: Path) -> None:
@@ -56,8 +72,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock for the block; other processes wait."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Hold an exclusive lock for the block; other processes and threads wait."""
+    make_folder(path.parent)
     with open(path, "a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -69,8 +85,11 @@ def append_line(path: Path, line: str) -> None:
     A line that a killed writer or a full disk left without its end was never acknowledged: it is cut off.
     """
     with locked(path.with_name(f".{path.name}.lock")):
+        new = not path.exists()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
+            if new:
+                sync(path.parent)
             whole = _whole(descriptor)
             os.ftruncate(descriptor, whole)
             try:

@@ -23,8 +23,8 @@ class Busy(Exception):
 class Partial:
     """The beginning of a file, open for more; one writer at a time, until `close` or the end of the process.
 
-    Opening reads and hashes what is there. After a crash that is what reached the disk: a beginning of the
-    file, or something else that the digest finds in the end.
+    After a crash there is what reached the disk: a beginning of the file, or something else that the digest
+    finds in the end. Opening reads nothing of it, so that many attempts that add little cost little.
 
     Args:
         path: where the beginning is kept.
@@ -42,16 +42,20 @@ class Partial:
         except OSError as error:
             refuse_full_disk(error, path)
             raise
-        self._sha = hashlib.sha256()
-        self.size = 0
-        while block := self._file.read(_BLOCK):
-            self._sha.update(block)
-            self.size += len(block)
+        self.size = os.fstat(self._file.fileno()).st_size
+        self._sha, self._hashed = hashlib.sha256(), 0  # bytes from the beginning that the hash has seen
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what is there."""
+        """SHA-256 of what is there; reads what an earlier one wrote, once."""
+        self._file.seek(self._hashed)
+        while block := self._file.read(_BLOCK):
+            self._hash(block)
         return self._sha.hexdigest()
+
+    def _hash(self, block: bytes | bytearray) -> None:
+        self._sha.update(block)
+        self._hashed += len(block)
 
     def write(self, block: bytes | bytearray) -> None:
         """Append.
@@ -67,14 +71,15 @@ class Partial:
             self.discard()
             refuse_full_disk(error, self.path)
             raise
-        self._sha.update(block)
+        if self._hashed == self.size:
+            self._hash(block)
         self.size += len(block)
 
     def restart(self) -> None:
         """Begin anew with an empty file."""
         self._file.seek(0)
         self._file.truncate()
-        self._sha, self.size = hashlib.sha256(), 0
+        self._sha, self._hashed, self.size = hashlib.sha256(), 0, 0
 
     def move(self, target: Path) -> None:
         """Put the file, as it is, in its final place, on disk when this returns.

@@ -1,7 +1,9 @@
 """A hospital's task that hangs must not hold a round: the gate ends it some time after its deadline.
 
 At its deadline a task ends itself. One that cannot (a hung process, a lost clock) still sends signs of life,
-and Airflow would wait for ever; a refused one ends at the hands of its supervisor.
+and Airflow would wait for ever; a refused one ends at the hands of its supervisor. Time runs from when the
+task was given to the hospital's queue, not from when the hospital chose to fetch it. The plan may be older,
+where a round is resumed under it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from plugins.refused import Refused
 from tasks.head import load_protocol
 from tasks.home import CoordinatorHome
 
-GRACE_SECONDS = 60  # of the site's own end, over the first start
+GRACE_SECONDS = 60  # to fetch a task and to end it
 _KEPT = 4096
 
 
@@ -45,12 +47,23 @@ class Deadlines:
             if life is None or life.state != "running":
                 raise Refused(410, "task_over", str(life and life.state))
             return None
-        if life is None or life.started is None:
-            return None  # a first start; or over, as Airflow says itself
-        self._ends[instance] = life.started + self._seconds(task) + GRACE_SECONDS
+        if life is None or life.given is None:
+            return None  # over, as Airflow says itself
+        self._ends[instance] = life.given + self._seconds(task) + GRACE_SECONDS
         while len(self._ends) > _KEPT:
             self._ends.popitem(last=False)
         return self._in_time(instance)
+
+    def is_over(self, instance: str, task: Task) -> bool:
+        """Say whether the time of a task is up that may still lie in its queue.
+
+        Raises:
+            Refused: 403, no study has this task.
+        """
+        life = self.jobs.life(instance)
+        if life is None or life.given is None:
+            return False
+        return self.clock() > life.given + self._seconds(task) + GRACE_SECONDS
 
     def _in_time(self, instance: str) -> None:
         if self.clock() > self._ends[instance]:

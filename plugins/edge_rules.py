@@ -15,7 +15,8 @@ PREFIX = "/edge_worker/v1/"
 MAX_BODY_BYTES = 64 << 10
 LOG_BYTES = 8 << 20  # of a pushed log, which is read and thrown away
 
-_STATE = r"jobs/state/(?P<dag>[^/]+)/(?P<task>[^/]+)/(?P<run>[^/]+)/\d{1,6}/-?\d{1,6}/(?P<state>\w+)"
+_JOB = r"(?P<dag>[^/]+)/(?P<task>[^/]+)/(?P<run>[^/]+)/(?P<attempt>\d{1,6})/(?P<index>-?\d{1,6})"
+_STATE = rf"jobs/state/{_JOB}/(?P<state>\w+)"
 _REPORTED = {"running", "success", "failed"}
 _SYSTEM = {
     "status",
@@ -48,7 +49,7 @@ def check(site: str, endpoint: Endpoint, match: re.Match[str], body: Any, jobs: 
 
     Raises:
         Refused: 403, the request is not one that this site may make.
-        Thrown: it is about a job of its own that is no more.
+        Thrown: it is about a job of its own that is no more, or calls one running whose task is over.
     """
     if endpoint.name == "state":
         return _job_state(site, match, body, jobs)
@@ -70,6 +71,11 @@ def _job_state(site: str, match: re.Match[str], body: Any, jobs: Jobs) -> Body |
         raise Thrown(200)
     if owner != site:
         raise Refused(403, "other_job", f"{match['dag']}/{match['task']} belongs to {owner!r}")
+    where = match["dag"], match["task"], match["run"], int(match["attempt"]), int(match["index"])
+    if match["state"] == "running" and not jobs.at_work(*where):
+        # The executor would count the job's slot as taken for as long as this is repeated. An honest worker
+        # repeats it for the few seconds in which a supervisor outlives its task.
+        raise Thrown(200)
     if body is None:
         return None
     try:
@@ -96,7 +102,7 @@ def _worker(site: str, body: Body) -> Body:
     if any(not isinstance(facts.get(name, ""), str) for name in _VERSIONS):
         raise Refused(403, "body_form", "a version is text")
     return {
-        "state": body["state"][:40],
+        "state": _fact(body["state"][:40]),
         "jobs_active": _count(body.get("jobs_active", 0)),
         "queues": [site],
         "sysinfo": facts,
@@ -112,7 +118,8 @@ def _count(value: Any) -> int:
 
 def _fact(value: Any) -> str | int | float:
     if isinstance(value, str):
-        return value[:_MAX_TEXT]
+        # One lone surrogate would break the operator's page of all workers, a NUL the database.
+        return "".join(character for character in value[:_MAX_TEXT] if character.isprintable())
     if isinstance(value, int) and abs(value) < 2**53:
         return value
     if isinstance(value, float) and math.isfinite(value):

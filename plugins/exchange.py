@@ -8,6 +8,7 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Annotated
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -19,11 +20,10 @@ from contracts.masking import UnmaskRequest
 from contracts.plan import RoundPlan
 from durable.files import locked, write_atomic
 from durable.partial import Partial
-from plugins.identity import Claims, Keys, Refused, first_authorisation
-from plugins.limits import Buckets
+from plugins.exchange_rules import SENDER
+from plugins.identity import Claims
 from plugins.uploads import Upload, body_start
 from privacy.excerpt import MAX_EXCERPT_BYTES
-from site_runtime.exchange import AUDIENCE
 from tasks.exchange import DirectoryExchange
 from tasks.home import CoordinatorHome
 from tasks.late import note_late
@@ -54,12 +54,14 @@ class Documents:
     home: CoordinatorHome
     _plans: dict[str, RoundPlan] = field(default_factory=dict)
     _requests: dict[str, UnmaskRequest] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)  # looked up in threads: studies may have thousands of plans
 
     def plan(self, digest: str) -> RoundPlan | None:
         """The plan with this digest, if the coordinator signed one."""
-        if digest not in self._plans:
-            self._learn(f"*/plans/{digest}.json")
-        return self._plans.get(digest)
+        with self._lock:
+            if digest not in self._plans:
+                self._learn(f"*/plans/{digest}.json")
+            return self._plans.get(digest)
 
     def is_open(self, digest: str, plan: RoundPlan) -> bool:
         """Say whether the head of the plan's study waits for answers to this plan."""
@@ -71,11 +73,12 @@ class Documents:
 
     def may_read(self, site: str, digest: str) -> bool:
         """Say whether a plan with `site` on its roster, or a request to it, names `digest`."""
-        if self._names(site, digest):
-            return True
-        self._learn("*/plans/*.json")
-        self._learn("*/requests/*.json")
-        return self._names(site, digest)
+        with self._lock:
+            if self._names(site, digest):
+                return True
+            self._learn("*/plans/*.json")
+            self._learn("*/requests/*.json")
+            return self._names(site, digest)
 
     def _names(self, site: str, digest: str) -> bool:
         return any(
@@ -95,46 +98,30 @@ class Documents:
                     self._requests[path.stem] = open_own(self.home, path.read_bytes(), UnmaskRequest)
 
 
-class Senders:
-    """Who sends a request, and whether it may come already. The limits are those of when this is made."""
+def _sender(request: Request) -> tuple[str, Claims]:
+    """The site that signed this very request, and what its token says of it, as the gate verified them.
 
-    def __init__(self, home: CoordinatorHome, keys: Keys) -> None:
-        limits = load_settings(home).exchange
-        self._keys = keys
-        self._rates = Buckets(limits.requests_per_second, limits.burst)
-
-    def of(self, request: Request) -> tuple[str, Claims]:
-        """Verify that a site signed this very request, once, and does not ask too often.
-
-        Whoever has not the site's key cannot use up its rate.
-
-        Raises:
-            HTTPException: 401, 403, the token; 429, too many requests of this site; 503, no registry.
-        """
-        try:
-            site, claims = self._keys.verified(first_authorisation(request.scope["headers"]), AUDIENCE)
-            if not self._rates.take(site):
-                raise HTTPException(429, "too many requests", headers={"Retry-After": "1"})
-            self._keys.once(site, claims)
-        except Refused as refusal:
-            raise HTTPException(refusal.status, "token refused") from refusal
-        if claims.get("method") != request.method or claims.get("path") != request.url.path:
-            raise HTTPException(403, "the token is for another request")
-        return site, claims
+    Raises:
+        HTTPException: 403, it did not pass the gate.
+    """
+    try:
+        site, claims = request.scope[SENDER]
+    except KeyError as error:
+        raise HTTPException(403, "this did not pass the gate") from error
+    return site, claims
 
 
-def exchange_app(home: CoordinatorHome, keys: Keys | None = None) -> FastAPI:
+def exchange_app(home: CoordinatorHome) -> FastAPI:
     """Build the application that the plugin mounts at `/consilium`."""
     app = FastAPI(title="Consilium exchange", docs_url=None, redoc_url=None, openapi_url=None)
-    senders = Senders(home, keys or Keys(home))
     documents = Documents(home)
     store = DirectoryExchange(home.exchange)
 
     @app.get("/plans/{plan}/blobs/{digest}")
     async def state(plan: Hex, digest: Hex, request: Request) -> dict[str, int | bool]:
         """How much of an upload is here; refused like the upload itself, before its body is sent."""
-        site, claims = senders.of(request)
-        opened = _answerable(documents, plan, site)
+        site, claims = _sender(request)
+        opened = await asyncio.to_thread(_answerable, documents, plan, site)
         upload = _upload(home, store, opened, (plan, site, digest), claims)
         if _received(home, opened, plan, site, digest) and store.path_of(digest).is_file():
             return {"offset": upload.length, "complete": True}
@@ -144,27 +131,23 @@ def exchange_app(home: CoordinatorHome, keys: Keys | None = None) -> FastAPI:
     @app.put("/plans/{plan}/blobs/{digest}", status_code=201)
     async def put(plan: Hex, digest: Hex, request: Request) -> dict[str, str]:
         """Take the body, from where an earlier one ended (Content-Range), and store it when it is whole."""
-        site, claims = senders.of(request)
-        opened = _answerable(documents, plan, site)
+        site, claims = _sender(request)
+        opened = await asyncio.to_thread(_answerable, documents, plan, site)
         upload = _upload(home, store, opened, (plan, site, digest), claims)
         start = body_start(request, upload.length)
         if claims.get("offset", 0) != start:
             raise HTTPException(403, "the token is for another body")
         if _received(home, opened, plan, site, digest) and store.path_of(digest).is_file():
             return {"sha256": digest}
-        upload.check_room()
         partial = await upload.receive(request, start)
-        if partial.digest != digest:
-            partial.discard()
-            raise HTTPException(422, "the body is not what its digest says")
         await asyncio.to_thread(_store, home, store, opened, (plan, site, digest), partial)
         return {"sha256": digest}
 
     @app.get("/blobs/{digest}")
     async def get(digest: Hex, request: Request) -> Response:
         """A content, or the rest of it (Range with If-Range: the entity tag is the digest)."""
-        site, _ = senders.of(request)
-        if not documents.may_read(site, digest):
+        site, _ = _sender(request)
+        if not await asyncio.to_thread(documents.may_read, site, digest):
             raise HTTPException(403, "no plan of this site names this digest")
         if "," in request.headers.get("range", ""):
             raise HTTPException(400, "one range at a time")
@@ -239,10 +222,15 @@ def _store(
     """Note that a site answered a plan, of two at once the first, and give the content its place.
 
     A crash between the two leaves a note without its content: the site sends the same again.
+
+    Raises:
+        HTTPException: 409, another one was first; 422, it is not what its digest says; 507, the disk is full.
     """
     plan, site, digest = name
     receipt = _receipt(home, opened, plan, site)
     try:
+        if partial.digest != digest:
+            raise HTTPException(422, "the body is not what its digest says")
         with locked(receipt.parent.parent / ".lock"):
             if not _received(home, opened, plan, site, digest):
                 write_atomic(receipt, digest.encode())

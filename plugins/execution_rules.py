@@ -13,7 +13,7 @@ from typing import Any
 
 from contracts.signing import MAX_DOCUMENT_BYTES
 from plugins.endpoint import Endpoint
-from plugins.jobs import Task
+from plugins.jobs import Jobs, Task
 from plugins.refused import Refused, Thrown
 
 PREFIX = "/execution/"
@@ -53,7 +53,7 @@ ENDPOINTS = (
 )
 
 
-def check(instance: str, task: Task, endpoint: Endpoint, match: re.Match[str], body: Any) -> Any:
+def check(instance: str, task: Task, endpoint: Endpoint, match: re.Match[str], body: Any, jobs: Jobs) -> Any:
     """Check a request made with the token of a site's task and return the body that may pass.
 
     Args:
@@ -72,7 +72,7 @@ def check(instance: str, task: Task, endpoint: Endpoint, match: re.Match[str], b
         raise Thrown(201)
     if not isinstance(body, dict):
         raise Refused(403, "body_form", "not a mapping")
-    return _state(body) if endpoint.name == "state" else _life(endpoint.name, task, body)
+    return _state(instance, body, jobs) if endpoint.name == "state" else _life(endpoint.name, task, body)
 
 
 def _own_xcom(task: Task, verb: str, match: re.Match[str]) -> None:
@@ -105,7 +105,7 @@ def _life(what: str, task: Task, body: dict[str, Any]) -> dict[str, Any]:
     return passed
 
 
-def _state(body: dict[str, Any]) -> dict[str, Any]:
+def _state(instance: str, body: dict[str, Any], jobs: Jobs) -> dict[str, Any]:
     # Deferred, rescheduled and awaiting input would make the coordinator do something later: import the
     # class whose path the site names, or wait for as long as the site says.
     if body.get("state") not in _END_STATES:
@@ -113,8 +113,11 @@ def _state(body: dict[str, Any]) -> dict[str, Any]:
     # An outlet in a site's copy of a DAG would start any DAG that waits for the asset.
     if body.get("task_outlets") or body.get("outlet_events"):
         raise Refused(403, "outlet")
-    passed: dict[str, Any] = {"state": body["state"], "end_date": _now()}
-    if body["state"] == "success":
+    state = body["state"]
+    if state == "up_for_retry" and ((life := jobs.life(instance)) is None or not life.retries):
+        state = "failed"  # Airflow believes the site here, and would make a new job each time
+    passed: dict[str, Any] = {"state": state, "end_date": _now()}
+    if state == "success":
         passed |= {"task_outlets": [], "outlet_events": []}
     return passed
 

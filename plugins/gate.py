@@ -12,19 +12,21 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from plugins import edge_rules, execution_rules
+from plugins import edge_rules, exchange_rules, execution_rules
 from plugins.audit import Audit, Visit
 from plugins.deadlines import Deadlines
 from plugins.endpoint import find
 from plugins.identity import EDGE_AUDIENCE, Keys, coordinator_home, key_id
 from plugins.jobs import Jobs
 from plugins.limits import Buckets
+from plugins.overdue import Overdue
 from plugins.passes import Passes
 from plugins.paths import family, folded
 from plugins.probe import Probe, is_probe
 from plugins.refused import Refused, Thrown
+from plugins.room import Room
 from plugins.wire import (
     App,
     Message,
@@ -59,10 +61,14 @@ _PASSED = object()  # no request can bring it: the middleware may run twice on o
 
 @dataclass
 class _Outcome:
-    """What Airflow answered."""
+    """What Airflow answered, kept until it can be sent: a sender that reads slowly holds no place."""
 
     status: int = 0
     length: int = 0
+    kept: list[Message] = field(default_factory=list)
+
+    async def keep(self, message: Message) -> None:
+        self.kept.append(message)
 
 
 class SiteGate:
@@ -84,8 +90,12 @@ class SiteGate:
         self.deadlines = Deadlines(self.home, self.jobs)
         self.audit = Audit(self.home.audit)
         self.sites = Buckets(settings.requests_per_second, settings.burst)
+        limits = settings.exchange
+        self.transfers = Buckets(limits.requests_per_second, limits.burst)
         self.failures = Buckets(FAILURES_PER_SECOND, FAILURES_AT_ONCE)
+        self.room = Room()
         self.probe = probe(self.home) if probe else None
+        self.overdue = Overdue(self.deadlines)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, perhaps with less in it, or answer it here."""
@@ -132,7 +142,7 @@ class SiteGate:
         endpoint, match = find(edge_rules.ENDPOINTS, method, path) or (None, None)
         if endpoint is None or match is None:
             raise Refused(403, "unknown_endpoint", path[:100])
-        visit.path, visit.subject = edge_rules.PREFIX + endpoint.template, path.partition("/")[2]
+        visit.path = edge_rules.PREFIX + endpoint.template
         if scope.get("query_string"):
             raise Refused(403, "query")
         # The stock worker signs the path into its token; with a trusted key set Airflow does not look at it.
@@ -143,12 +153,17 @@ class SiteGate:
             raise Thrown(200)
         body = await read_body(scope, receive, edge_rules.MAX_BODY_BYTES)
         visit.received = len(body)
-        passed = await asyncio.to_thread(edge_rules.check, site, endpoint, match, parsed(body), self.jobs)
-        if endpoint.name == "register" and self._silent(site):
-            await asyncio.to_thread(self.jobs.silence, site)
-        outcome = _Outcome()
-        pass_token = self.passes.edge(site, path)
-        await self.app(*with_body(scope, passed, pass_token), _noting(send, outcome))
+        value, outcome = parsed(body), _Outcome()
+        async with self.room.place(site):
+            passed = await asyncio.to_thread(edge_rules.check, site, endpoint, match, value, self.jobs)
+            visit.subject = site
+            if endpoint.name == "state":
+                visit.subject = f"{match['dag']}/{match['task']} {match['state']}"
+            if endpoint.name == "register" and self._silent(site):
+                await asyncio.to_thread(self.jobs.silence, site)
+            pass_token = self.passes.edge(site, path)
+            await self.app(*with_body(scope, passed, pass_token), _noting(outcome.keep, outcome))
+        await _deliver(outcome, send)
         if 0 < outcome.status < 400:
             self._seen(site)
         # A worker asks every second; only a job that it was given is news ("null" has 4 bytes).
@@ -167,8 +182,11 @@ class SiteGate:
             raise Refused(403, "unknown_task", instance[:40])
         pass_token = self.passes.task(token, claims)
         send = self._refreshing(send)
+        outcome = _Outcome()
         if task.queue == LOCAL_QUEUE:
-            return await self.app(with_token(scope, pass_token), receive, send)
+            async with self.room.place(LOCAL_QUEUE):
+                await self.app(with_token(scope, pass_token), receive, outcome.keep)
+            return await _deliver(outcome, send)
         if task.queue not in self.keys.sites():
             raise Refused(403, "not_active", task.queue)
         visit.site = task.queue
@@ -183,26 +201,37 @@ class SiteGate:
             raise Refused(403, "query")
         body = await read_body(scope, receive, execution_rules.MAX_BODY_BYTES)
         visit.received = len(body)
-        value = parsed(body)
-        passed = execution_rules.check(instance, task, endpoint, match, value)
-        if endpoint.name == "state":
-            visit.subject += f" {value['state']}"
-        if endpoint.name != "state":
-            await asyncio.to_thread(self.deadlines.check, instance, task, endpoint.name)
-        await self.app(*with_body(scope, passed, pass_token), send)
+        asked = (instance, task, endpoint, match, parsed(body), self.jobs)
+        async with self.room.place(task.queue):
+            passed = await asyncio.to_thread(execution_rules.check, *asked)
+            if endpoint.name == "state":
+                visit.subject += f" {passed['state']}"
+            else:
+                await asyncio.to_thread(self.deadlines.check, instance, task, endpoint.name)
+            await self.app(*with_body(scope, passed, pass_token), outcome.keep)
+        await _deliver(outcome, send)
         visit.audited = endpoint.audited
 
     async def _exchange(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
-        """The exchange checks its own tokens; what it refused or took is recorded here."""
-        visit.path = "/consilium/*"
+        """Hand on who sends it, verified: the exchange knows nobody but by the gate's word."""
+        method, path = scope["method"], scope["path"].removeprefix(exchange_rules.PREFIX)
+        visit.path = f"{exchange_rules.PREFIX}*"
+        site, claims = self.keys.verified(first_authorisation(scope["headers"]), exchange_rules.AUDIENCE)
+        visit.site = site
+        if not self.transfers.take(site):
+            raise Refused(429, "rate")
+        self.keys.once(site, claims)
+        endpoint, _ = find(exchange_rules.ENDPOINTS, method, path) or (None, None)
+        if endpoint is None:
+            raise Refused(403, "unknown_endpoint", path[:100])
+        if claims.get("method") != method or claims.get("path") != scope["path"]:
+            raise Refused(403, "other_request", f"{claims.get('method')!r} {claims.get('path')!r}"[:100])
+        visit.path = exchange_rules.PREFIX + endpoint.template
+        visit.behind, visit.audited = "exchange", endpoint.audited
         outcome = _Outcome()
-        await self.app(scope, receive, _noting(send, outcome))
-        claimed = key_id(first_authorisation(scope["headers"]) or "")
-        if outcome.status not in (401, 403) and claimed in self.keys.sites():
-            visit.site = str(claimed)
-        visit.behind = "rate" if outcome.status == 429 else "exchange"
-        visit.subject = scope["path"].removeprefix("/consilium/")
-        visit.audited = scope["method"] != "GET" or outcome.status >= 400
+        await self.app({**scope, exchange_rules.SENDER: (site, claims)}, receive, _noting(send, outcome))
+        if outcome.status < 400:  # only then it names what the coordinator knows, and no text of the sender
+            visit.subject = path
 
     async def _people(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         """The user interface and its API know no sites."""
@@ -221,8 +250,8 @@ class SiteGate:
         status = refusal.status
         if visit.site == "unknown" and not self.failures.take(visit.address):
             status = 429
-        elif not is_probe(scope):
-            self.audit.record(visit, status, refusal.code)
+        elif not is_probe(scope) and self.audit.record(visit, status, refusal.code):
+            # No more than what is audited: the server's own log has no other bound.
             log.warning("gate: %s %s of %s refused: %s", visit.method[:16], visit.path, visit.site, refusal)
         await refuse(send, status)
 
@@ -244,7 +273,9 @@ class SiteGate:
             await send(message)
             if message["type"] == "lifespan.startup.complete" and self.probe is not None:
                 self.probe.start()
+                self.overdue.start()
             elif message["type"] == "lifespan.shutdown.complete":
+                self.overdue.stop()
                 if self.probe is not None:
                     self.probe.stop()
                 self.audit.close()
@@ -264,6 +295,11 @@ class SiteGate:
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
+
+
+async def _deliver(outcome: _Outcome, send: Send) -> None:
+    for message in outcome.kept:
+        await send(message)
 
 
 def _noting(send: Send, outcome: _Outcome) -> Send:

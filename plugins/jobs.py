@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from uuid import UUID
 
 from contracts.schedule import SITE_RETRIES
 
 _KEPT = 4096
+_COORDINATES = ("dag_id", "task_id", "run_id", "map_index", "try_number")  # of an attempt
+_UNSTARTED = ("queued", "restarting")  # edge3 calls a job so that was fetched and not yet reported as running
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,18 @@ class Life:
 
     Attributes:
         state: as Airflow names it.
-        started: seconds since the epoch of the first start of this task, over the tries since it was cleared
-            last; None before it.
+        given: seconds since the epoch when this task was first given to its site's queue, over the tries
+            since it was cleared last; None before it, or when it is over.
+        retries: whether another try may follow this one.
     """
 
     state: str | None
-    started: float | None
+    given: float | None
+    retries: bool = True
+
+
+# States of a task instance whose job a worker may have.
+_AT_WORK = ("queued", "running", "restarting")
 
 
 @dataclass
@@ -75,24 +84,42 @@ class Jobs:
             row = session.execute(
                 select(
                     *(Row.dag_id, Row.run_id, Row.task_id, Row.map_index),
-                    *(Row.state, Row.start_date, Row.try_number, Row.max_tries),
+                    *(Row.state, Row.queued_dttm, Row.start_date, Row.try_number, Row.max_tries),
                 ).where(Row.id == UUID(instance))
             ).one_or_none()
             if row is None:
                 return None
-            starts = [row.start_date] if row.state in ("running", "restarting") else []
+            alive = row.state in ("queued", "running", "restarting")
+            times = [row.queued_dttm or row.start_date] if alive else []
             if row.try_number > 1:
                 # Clearing sets max_tries to the tries that were plus the retries: older tries do not count.
-                query = select(func.min(Past.start_date)).where(
+                query = select(func.min(func.coalesce(Past.queued_dttm, Past.start_date))).where(
                     Past.dag_id == row.dag_id,
                     Past.run_id == row.run_id,
                     Past.task_id == row.task_id,
                     Past.map_index == row.map_index,
                     Past.try_number > row.max_tries - SITE_RETRIES,
                 )
-                starts.append(session.scalar(query))
-            known = [start.timestamp() for start in starts if start is not None]
-            return Life(state=row.state and str(row.state), started=min(known, default=None))
+                times.append(session.scalar(query))
+            known = [time.timestamp() for time in times if time is not None]
+            return Life(
+                state=row.state and str(row.state),
+                given=min(known, default=None),
+                retries=bool(row.try_number <= row.max_tries),
+            )
+
+    def at_work(self, dag: str, task: str, run: str, attempt: int, index: int) -> bool:
+        """Say whether this attempt of a task is the present one and waits or runs."""
+        from airflow.models.taskinstance import TaskInstance as Row
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        query = select(Row.state).where(
+            *(Row.dag_id == dag, Row.task_id == task, Row.run_id == run),
+            *(Row.try_number == attempt, Row.map_index == index),
+        )
+        with create_session(scoped=False) as session:
+            return session.scalar(query) in _AT_WORK
 
     def owner(self, dag: str, task: str, run: str) -> str | None:
         """The queue of the edge job of a task in a run: the site it was given to."""
@@ -104,6 +131,40 @@ class Jobs:
             query = select(Row.queue).where(Row.dag_id == dag, Row.task_id == task, Row.run_id == run)
             queues = set(session.scalars(query))
         return queues.pop() if len(queues) == 1 else None
+
+    def waiting(self) -> list[str]:
+        """Task instances whose edge job no worker has started."""
+        from airflow.models.taskinstance import TaskInstance
+        from airflow.providers.edge3.models.edge_job import EdgeJobModel as Row
+        from airflow.utils.session import create_session
+        from sqlalchemy import and_, select
+
+        # By its coordinates: only later versions of Airflow write a task instance's id into its job.
+        same = [getattr(Row, name) == getattr(TaskInstance, name) for name in _COORDINATES]
+        with create_session(scoped=False) as session:
+            query = select(TaskInstance.id).join(Row, and_(*same)).where(Row.state.in_(_UNSTARTED))
+            return [str(found) for found in session.scalars(query)]
+
+    def give_up(self, instance: str) -> bool:
+        """Report a job that nobody started as failed, and say whether it was still waiting.
+
+        EdgeExecutor hands that on to the scheduler as it does a worker's report (edge3 5.1, `_purge_jobs`).
+        """
+        from airflow.models.taskinstance import TaskInstance
+        from airflow.providers.edge3.models.edge_job import EdgeJobModel as Row
+        from airflow.utils.session import create_session
+        from sqlalchemy import select, update
+
+        with create_session(scoped=False) as session:
+            columns = [getattr(TaskInstance, name) for name in _COORDINATES]
+            found = session.execute(select(*columns).where(TaskInstance.id == UUID(instance))).one_or_none()
+            if found is None:
+                return False
+            same = [getattr(Row, name) == value for name, value in zip(_COORDINATES, found, strict=True)]
+            failed = update(Row).where(*same, Row.state.in_(_UNSTARTED))
+            return bool(
+                session.execute(failed.values(state="failed", last_update=datetime.now(UTC))).rowcount
+            )
 
     def silence(self, worker: str) -> None:
         """Declare a worker that was heard of long ago gone, so that its successor may register."""

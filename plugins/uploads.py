@@ -30,9 +30,14 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
 
 
 class _Batches:
-    """The body in larger pieces. It ends early, with what came, if too slow, cut off or superseded."""
+    """The body in larger pieces. It ends early, with what came, if too slow, cut off or superseded.
 
-    def __init__(self, request: Request) -> None:
+    Args:
+        length: of the whole content, bytes: so much room is kept for it.
+    """
+
+    def __init__(self, request: Request, length: int) -> None:
+        self.length = length
         self._stream = request.stream()
         self._waiting: asyncio.Timeout | None = None
         self._ended = False
@@ -76,7 +81,7 @@ class Upload:
 
     def offset(self) -> int:
         """How many bytes are there; more than there should be are none."""
-        size = self.path.stat().st_size if self.path.exists() else 0
+        size = _size(self.path)
         return size if size <= self.length else 0
 
     def check_room(self) -> None:
@@ -85,14 +90,21 @@ class Upload:
         Raises:
             HTTPException: 413, over the quota or too many begun; 507, the disk would be full.
         """
-        others = [path for path in self.path.parent.glob("*") if path != self.path]
-        begun = sum(path.stat().st_size for path in others)
+        others = {path: _size(path) for path in self.path.parent.glob("*")}
+        # What another request sends just now has its room already, whatever has come of it.
+        sent = {path: batches.length for path, batches in _receiving.items()}
+        others |= {path: length for path, length in sent.items() if path.parent == self.path.parent}
+        others.pop(self.path, None)
+        begun = sum(others.values())
         if begun + self.length > self.quota:
             raise HTTPException(413, f"{begun + self.length} bytes, above the quota of {self.quota}")
         if len(others) >= MOST_PARTIALS:
             raise HTTPException(413, f"{len(others)} other uploads were begun for this plan")
         existing = next(folder for folder in self.path.parents if folder.exists())
-        if shutil.disk_usage(existing).free < self.length - self.offset() + SPARE_BYTES:
+        to_come = sum(
+            max(0, length - _size(path)) for path, length in (sent | {self.path: self.length}).items()
+        )
+        if shutil.disk_usage(existing).free < to_come + SPARE_BYTES:
             log.warning("exchange: no room for %d bytes", self.length)
             raise HTTPException(507, "the coordinator's disk is too full; try again later")
 
@@ -100,10 +112,13 @@ class Upload:
         """Append the body, which begins at `start`; return the whole, open.
 
         Raises:
-            HTTPException: 408, too slow or cut off, what came is kept; 416, the beginning that is here ends
-                elsewhere; 503, another request is sending it; 507, the disk is full.
+            HTTPException: 408, too slow or cut off, what came is kept; 413, over the quota or too many begun;
+                416, the beginning that is here ends elsewhere; 503, another request is sending it; 507, the
+                disk is full.
         """
-        batches = _Batches(request)
+        # Nothing waits between the check and the note of what was let in: of two at once the second sees it.
+        self.check_room()
+        batches = _Batches(request, self.length)
         if (older := _receiving.get(self.path)) is not None:
             older.supersede()
         _receiving[self.path] = batches
@@ -143,6 +158,14 @@ class Upload:
             await asyncio.to_thread(partial.write, batch)
         if partial.size != self.length:
             raise HTTPException(408, "too slow, or cut off; what came is kept")
+
+
+def _size(path: Path) -> int:
+    """Bytes that are there; an upload may end, and its file go, at any moment."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def body_start(request: Request, length: int) -> int:

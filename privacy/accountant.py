@@ -56,6 +56,15 @@ class Spend:
             raise ValueError(f"steps {self.steps}, expected at least 1")
 
 
+@dataclass(frozen=True)
+class StudyCap:
+    """What was approved that one study may spend: epsilon at delta, for neighbours of this kind."""
+
+    epsilon: float
+    delta: float
+    adjacency: Adjacency
+
+
 def grouped(spends: Iterable[Spend]) -> Pairs:
     """Add up equal pairs and sort them, so that epsilon does not depend on the order of spending.
 

@@ -29,7 +29,7 @@ from contracts.canonical import digest
 from contracts.errors import ConsiliumError
 from contracts.ledger import LedgerEntry, LedgerOpening
 from contracts.signing import SigningKey, first_problem
-from durable.files import sync, write_atomic
+from durable.files import make_folder, sync, write_atomic
 from privacy.chain import ROOT, History, Record, acceptance_bytes, parse_line
 from privacy.headfile import HeadFile, open_plain, read_plain
 from privacy.salvage import Loss, charges_of, judge
@@ -260,7 +260,7 @@ class ChainFile:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self.path.parent, mode=0o700)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             lock = os.open(self.path.with_suffix(".lock"), flags, 0o600)
             try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from contracts.canonical import canonical_json
 from contracts.errors import ConsiliumError
-from durable.files import sync, write_atomic
+from durable.files import write_atomic
 
 _BYTES = 121
 
@@ -42,7 +42,6 @@ class HeadFile:
     def create(self, length: int, head: str) -> None:
         """Write a new file, whole or not at all, and wait for the disk."""
         write_atomic(self.path, _line(length, head))
-        sync(self.path.parent)
 
     def write(self, length: int, head: str) -> None:
         """Overwrite in place: one short write of constant length, which no kill can tear.

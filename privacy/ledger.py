@@ -8,7 +8,7 @@ A ledger that cannot be read, verified or locked is E402, never an empty budget.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from contracts.errors import ConsiliumError
 from contracts.ledger import LedgerEntry, LedgerOpening
 from contracts.signing import Signed, SigningKey, first_problem
-from privacy.accountant import Spend, epsilon
+from privacy.accountant import Spend, StudyCap, epsilon
 from privacy.chainfile import ChainFile, Draft
 from privacy.excerpt import excerpt_of
 from privacy.restoration import charges_for, check_statable, still_owed
@@ -131,21 +131,25 @@ class Ledger:
         spend: Spend,
         epsilon_cap: float,
         delta: float,
-        projected: Iterable[Spend] = (),
+        projected: Sequence[Spend] = (),
+        study_cap: StudyCap | None = None,
         quantile_share: float | None = None,
     ) -> LedgerEntry:
         """Reserve what answering a plan costs, or return the entry that reserved it before.
+
+        Both caps are held under the ledger's lock: reservations that are asked for at once count each other.
 
         Args:
             plan: digest of the signed plan.
             purpose: what for: `statistics`, `training`, ...
             epsilon_cap: the site's cap for the lineage, at `delta`.
             projected: what the study still plans after this: a study that cannot be finished is not begun.
+            study_cap: what the study alone may come to, `projected` included.
             quantile_share: of each step's precision, what pays for the count of adaptive clipping. It is
                 part of the spend and costs nothing more.
 
         Raises:
-            ConsiliumError: E401, the cap would be passed; E411, the plan was reserved with another triple.
+            ConsiliumError: E401, a cap would be passed; E411, the plan was reserved with another triple.
         """
         with self._chain.locked():
             history = self._chain.history
@@ -156,6 +160,15 @@ class Ledger:
                     asked = (study, spend, quantile_share)
                     raise ConsiliumError("E411", f"plan {plan}: reserved {before}, asked for {asked}")
                 return earlier.entry
+            if study_cap is not None:
+                promised = epsilon(
+                    [*history.spends(study), spend, *projected], study_cap.delta, study_cap.adjacency
+                )
+                if not promised <= study_cap.epsilon:
+                    raise ConsiliumError(
+                        "E401",
+                        f"the study would come to epsilon {promised:.4f}, approved was {study_cap.epsilon:g}",
+                    )
             total = epsilon([*history.pooled(), spend, *projected], delta)
             if not total <= epsilon_cap:
                 raise ConsiliumError(

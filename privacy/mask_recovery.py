@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations, islice
+from itertools import combinations
 
 import numpy as np
 
@@ -12,10 +14,22 @@ from contracts.errors import ConsiliumError
 from privacy.mask_context import Context
 from privacy.mask_keys import commitment
 from privacy.shamir import SECRET_BYTES, Bytes, combine, interpolate
+from privacy.share_decoding import right_shares
 
 Pair = tuple[str, str]
 
 _MOST_SUBSETS = 2000  # of holders, tried for one seed: a second or two
+
+
+class SharesMissing(ConsiliumError):
+    """E434 where further honest answers may still open the seeds.
+
+    `wrong` names who is known to have answered wrongly: no more can be had of them.
+    """
+
+    def __init__(self, detail: str, wrong: set[str]) -> None:
+        super().__init__("E434", detail)
+        self.wrong = tuple(sorted(wrong))
 
 
 @dataclass(frozen=True)
@@ -41,14 +55,18 @@ def recover(
 ) -> Seeds:
     """Open the seeds of the masks that are left in the sum of the alive sites' vectors.
 
+    Of k answers up to (k - threshold) // 2 may be wrong in each seed, whoever gave them: they are found and
+    named (`share_decoding`). Beyond that the commitments tell a right guess, and groups of holders are tried.
+
     Args:
         own: by site that answered, what `open_shares` returned there first.
         pairs: by site that answered, what it returned second.
         commitments: by alive site, uint8 [n, 32], as it sent them.
 
     Raises:
-        ConsiliumError: E432, lists or an answer that do not fit the roster; E434, too few good shares, or
-            two alive sites committed to different seeds for the pair, so that their masks do not cancel.
+        SharesMissing: E434, too few good shares among the answers.
+        ConsiliumError: E432, lists or an answer that do not fit the roster; E434, two alive sites
+            committed to different seeds for the pair, so that their masks do not cancel.
     """
     context.check_lists(alive, dead)
     _check_commitments(context, alive, commitments)
@@ -58,10 +76,10 @@ def recover(
     liars = set(own) - set(answers)
     holders = list(answers)
     if len(holders) < context.threshold:
-        raise ConsiliumError(
-            "E434",
+        raise SharesMissing(
             f"{len(holders)} hospitals answered in full ({', '.join(holders)}), "
             f"expected at least {context.threshold}",
+            liars,
         )
     shares = np.stack([answers[holder] for holder in holders])
     xs = [context.place(holder) + 1 for holder in holders]
@@ -74,19 +92,20 @@ def recover(
     ]
     liars |= {holders[h] for h in _misfits(shares[:, fits], xs, first)}
     for number in (n for n, fit in enumerate(fits) if not fit):
-        mine = shares[:, number : number + 1]
-        for used in _subsets(holders, liars, context.threshold):
-            seed = interpolate(mine[used], [xs[u] for u in used], 0).tobytes()
+        mine = shares[:, number]
+        trusted = [h for h, holder in enumerate(holders) if holder not in liars]
+        for used in _groups(context, mine, xs, trusted):
+            seed = interpolate(mine[used, None], [xs[u] for u in used], 0).tobytes()
             if commitment(context, *secrets[number], seed) == expected[number]:
                 break
         else:
-            raise ConsiliumError(
-                "E434",
+            raise SharesMissing(
                 f"shares of the mask {secrets[number]} do not fit what {secrets[number][0]!r} committed to; "
                 f"answers of {', '.join(holders)}; known to be wrong: {', '.join(sorted(liars)) or 'none'}",
+                liars,
             )
         seeds[number] = seed
-        liars |= {holders[h] for h in _misfits(mine, xs, used)}
+        liars |= {holders[h] for h in _misfits(mine[:, None], xs, used)}
     opened = dict(zip(secrets, seeds, strict=True))
     return Seeds(
         own={site: seed for (site, peer), seed in opened.items() if site == peer},
@@ -128,16 +147,35 @@ def _answers(
     return complete
 
 
-def _subsets(holders: Sequence[str], liars: set[str], threshold: int) -> Iterator[list[int]]:
-    """Groups of holders to try, those without a known liar first, at most `_MOST_SUBSETS`.
+def _groups(context: Context, mine: Bytes, xs: Sequence[int], trusted: Sequence[int]) -> Iterator[list[int]]:
+    """Groups of as many holders as the threshold, one of which opens a seed if any does that can be found.
 
-    Rotations leave every holder out soon; in the order of combinations a wrong first one stays for long.
+    First those who were right in all seeds before, then all: a liar in one seed may be needed for another.
+
+    Args:
+        mine: uint8 [k, 32], everybody's shares of the seed.
+        trusted: positions of holders not known to be wrong.
     """
-    order = sorted(range(len(holders)), key=lambda h: holders[h] in liars)
-    yield order[:threshold]
-    rotated = ((order[start:] + order[:start])[:threshold] for start in range(1, len(order)))
-    others = (list(group) for group in combinations(order, threshold))
-    yield from islice(chain(rotated, others), _MOST_SUBSETS)
+    enough = [group for group in (trusted, range(len(xs))) if len(group) >= context.threshold]
+    for group in enough:
+        right = right_shares(mine[list(group)], [xs[h] for h in group], context.threshold)
+        if right is not None:
+            yield [group[position] for position in right[: context.threshold]]
+    for group in enough:
+        yield from _subsets(context, group)
+
+
+def _subsets(context: Context, holders: Sequence[int]) -> Iterator[list[int]]:
+    """All groups of as many holders as the threshold; if they are too many, some of them, spread evenly.
+
+    Which ones follows from the context, so that a replay tries the same.
+    """
+    if math.comb(len(holders), context.threshold) <= _MOST_SUBSETS:
+        yield from (list(group) for group in combinations(holders, context.threshold))
+        return
+    for number in range(_MOST_SUBSETS):
+        lots = {h: hashlib.sha256(f"{context.digest} {number} {h}".encode()).digest() for h in holders}
+        yield sorted(holders, key=lots.__getitem__)[: context.threshold]
 
 
 def _misfits(shares: Bytes, xs: Sequence[int], used: Sequence[int]) -> Iterator[int]:

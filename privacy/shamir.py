@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ def _tables() -> tuple[Bytes, Bytes]:
     return product, inverse
 
 
-_PRODUCT, _INVERSE = _tables()
+PRODUCT, INVERSE = _tables()  # of any two elements, and of one
 
 
 def split(secrets: Bytes, threshold: int, holders: int) -> Bytes:
@@ -68,7 +69,7 @@ def split(secrets: Bytes, threshold: int, holders: int) -> Bytes:
     coefficients = np.frombuffer(drawn, dtype=np.uint8).reshape(threshold - 1, *secrets.shape)
     shares = np.empty((holders, *secrets.shape), dtype=np.uint8)
     for holder in range(holders):
-        times_x = _PRODUCT[holder + 1]
+        times_x = PRODUCT[holder + 1]
         value = np.zeros_like(secrets)
         for coefficient in coefficients:  # Horner, the highest power first
             value = times_x[value ^ coefficient]
@@ -102,10 +103,19 @@ def interpolate(shares: Bytes, xs: Sequence[int], at: int) -> Bytes:
     if len(set(xs)) != len(xs) or not all(1 <= x <= 255 for x in xs):
         raise ConsiliumError("E434", f"shares of holders {list(xs)}, expected different ones, 1 to 255")
     result = np.zeros(shares.shape[1:], dtype=np.uint8)
-    for share, x in zip(shares, xs, strict=True):
-        factor = 1  # Lagrange's basis polynomial of x, at `at`
+    for share, weight in zip(shares, _weights(tuple(xs), at), strict=True):
+        result ^= PRODUCT[weight][share]
+    return result
+
+
+@lru_cache(maxsize=4096)
+def _weights(xs: tuple[int, ...], at: int) -> tuple[int, ...]:
+    """Values at `at` of Lagrange's basis polynomials: the same for every secret of the same holders."""
+    found = []
+    for x in xs:
+        factor = 1
         for other in xs:
             if other != x:
-                factor = _PRODUCT[factor, _PRODUCT[other ^ at, _INVERSE[other ^ x]]]
-        result ^= _PRODUCT[factor][share]
-    return result
+                factor = int(PRODUCT[factor, PRODUCT[other ^ at, INVERSE[other ^ x]]])
+        found.append(factor)
+    return tuple(found)

@@ -1,12 +1,12 @@
 """Which plan this hospital answered in each exchange of a study: there is one answer, and no way back.
 
-An answer is noted with its attempt and its plan before its update goes to the outbox, so that there is never
-one that other plans for its exchange are not measured against. Killed between the two, the hospital answers
-that very plan, or a later attempt, and never both. An exchange that was answered is asked again only by the
-very plan, or by one from the same model under the same noise and cohort, as a coordinator makes it that was
-restored from a backup: then the update of that time is sent once more.
+What was answered is noted with its attempt and its plan. An older exchange is asked again only by the very
+plan that was answered, or by one from the same model under the same noise and cohort, as a coordinator makes
+it that was restored from a backup: then the update of that time is sent once more.
 
-Under masks an exchange is bound to one plan for ever, before its vector is made (`site_runtime.masking`).
+All of it happens under the study's lock (`site_runtime.outbox.exclusively`). What a crash left in the outbox
+before it was noted does not leave once another plan of its exchange was answered. Under masks an exchange is
+bound to one plan for ever, before its vector is made (`site_runtime.masking`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from contracts.plan import RoundPlan
 from contracts.privacy import PatientPrivacy
 from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
-from durable.files import locked, write_atomic
+from durable.files import write_atomic
 from site_runtime.home import SiteHome
 from site_runtime.local import local_path
 from site_runtime.outbox import DOCUMENT, TENSORS, keep
-from strategies.interface import Tensors
 from strategies.secure import is_masked
 
 
@@ -44,14 +43,6 @@ def answered(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> Answer
     return Answered(int(attempt), digest)
 
 
-def note_answer(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan, plan_digest: str) -> None:
-    """Note that the exchange of a plan is answered under it; an earlier attempt does not take that back."""
-    with locked(_notes(home, protocol) / ".lock"):
-        before = answered(home, protocol, plan)
-        if before is None or plan.attempt >= before.attempt:
-            _write(home, protocol, plan, plan_digest)
-
-
 def check_order(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan, plan_digest: str) -> None:
     """Refuse a plan that goes back: to an exchange before the newest answered, or to an answered one anew
     from another model or with another noise.
@@ -61,34 +52,24 @@ def check_order(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan, plan_d
     Raises:
         ConsiliumError: E324.
     """
-    masked = is_masked(protocol, plan.kind)
-    if not masked and earlier_answer(home, protocol, plan) is not None:
-        return
-    notes = _notes(home, protocol).glob(f"{protocol.hash[:16]}-*")
-    newest = max((int(path.name.rpartition("-")[2]) for path in notes), default=plan.round)
-    if plan.round < newest:
-        raise ConsiliumError("E324", f"exchange {plan.round}, answered was exchange {newest}")
+    if is_masked(protocol, plan.kind) or earlier_answer(home, protocol, plan) is None:
+        _check_new(home, protocol, plan, plan_digest)
+
+
+def note_answer(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan, plan_digest: str) -> None:
+    """Note that the update of a plan, which is in the outbox, is the answer to its exchange.
+
+    A task of an earlier attempt that is run again does not take the note back.
+
+    Raises:
+        ConsiliumError: E324, the exchange, or a later one, was answered with another update. This one was
+            kept before a crash and never noted, or was superseded: it stays here.
+    """
     before = answered(home, protocol, plan)
-    if before is None or masked:
-        return
-    if before.plan == plan_digest:
-        return  # the very plan, whose update is no longer in the outbox: the ledger decides (E411)
-    if plan.attempt <= before.attempt:
-        raise ConsiliumError(
-            "E324",
-            f"attempt {plan.attempt} at exchange {plan.round}, answered was {before.attempt}: {before.plan}",
-        )
-    earlier = _update(home, before)
-    if earlier is not None and earlier.base_model != plan.base_model:
-        raise ConsiliumError(
-            "E324", f"exchange {plan.round} from model {plan.base_model}, answered was {earlier.base_model}"
-        )
-    if earlier is not None and earlier.noise_multiplier != own_noise(protocol, plan):
-        raise ConsiliumError(
-            "E324",
-            f"exchange {plan.round} with noise {plan.noise_multiplier}, answered was "
-            f"{earlier.noise_multiplier}",
-        )
+    if before is None or (before.plan != plan_digest and not _same_bytes(home, plan_digest, before.plan)):
+        _check_new(home, protocol, plan, plan_digest)
+    if before is None or plan.attempt >= before.attempt:
+        write_atomic(_note(home, protocol, plan), f"{plan.attempt} {plan_digest}".encode())
 
 
 def earlier_answer(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> UpdateEnvelope | None:
@@ -98,7 +79,7 @@ def earlier_answer(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> 
     noise, and the cohort (by its data sheet).
     """
     before = answered(home, protocol, plan)
-    earlier = None if before is None else _update(home, before)
+    earlier = None if before is None else _update(home, before.plan)
     if earlier is None:
         return None
     tensors = home.outbox(earlier.plan) / TENSORS
@@ -122,45 +103,55 @@ def answer_again(home: SiteHome, plan_digest: str, earlier: UpdateEnvelope) -> N
     keep(home, plan_digest, earlier.model_copy(update={"plan": plan_digest}), sent, {})
 
 
-def keep_answer(
-    home: SiteHome,
-    protocol: StudyProtocol,
-    plan: RoundPlan,
-    update: UpdateEnvelope,
-    tensors: bytes | None,
-    state: Tensors,
-) -> None:
-    """Note a new answer to an exchange and put it into the outbox, or that of another plan that came first.
-
-    Args:
-        tensors, state: as `site_runtime.outbox.keep` has them.
-
-    Raises:
-        ConsiliumError: E324, the exchange was answered meanwhile, and not so that it could be sent again.
-    """
-    with locked(_notes(home, protocol) / ".lock"):
-        earlier = earlier_answer(home, protocol, plan)
-        if earlier is not None:
-            answer_again(home, update.plan, earlier)
-            return
-        check_order(home, protocol, plan, update.plan)
-        _write(home, protocol, plan, update.plan)
-        keep(home, update.plan, update, tensors, state)
-
-
 def own_noise(protocol: StudyProtocol, plan: RoundPlan) -> float | None:
     """The noise multiplier that the site itself applies: with hospital-level privacy the coordinator does."""
     return plan.noise_multiplier if isinstance(protocol.privacy, PatientPrivacy) else None
 
 
-def _update(home: SiteHome, before: Answered) -> UpdateEnvelope | None:
-    """What lies in the outbox for an answer; None, it was never finished or is gone."""
-    document = home.outbox(before.plan) / DOCUMENT
+def _check_new(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan, plan_digest: str) -> None:
+    """Check that an update of its own may answer a plan.
+
+    Raises:
+        ConsiliumError: E324.
+    """
+    notes = _notes(home, protocol).glob(f"{protocol.hash[:16]}-*")
+    newest = max((int(path.name.rpartition("-")[2]) for path in notes), default=plan.round)
+    if plan.round < newest:
+        raise ConsiliumError("E324", f"exchange {plan.round}, answered was exchange {newest}")
+    before = answered(home, protocol, plan)
+    if before is None or is_masked(protocol, plan.kind):
+        return
+    if before.plan == plan_digest:
+        return  # the very plan, whose update is no longer in the outbox: the ledger decides (E411)
+    if plan.attempt <= before.attempt:
+        raise ConsiliumError(
+            "E324",
+            f"attempt {plan.attempt} at exchange {plan.round}, answered was {before.attempt}: {before.plan}",
+        )
+    earlier = _update(home, before.plan)
+    if earlier is None:
+        return
+    if earlier.base_model != plan.base_model:
+        raise ConsiliumError(
+            "E324", f"exchange {plan.round} from model {plan.base_model}, answered was {earlier.base_model}"
+        )
+    if earlier.noise_multiplier != own_noise(protocol, plan):
+        raise ConsiliumError(
+            "E324",
+            f"exchange {plan.round} with noise {plan.noise_multiplier}, answered was "
+            f"{earlier.noise_multiplier}",
+        )
+
+
+def _same_bytes(home: SiteHome, plan: str, other: str) -> bool:
+    one, another = _update(home, plan), _update(home, other)
+    return one is not None and another is not None and one.tensors == another.tensors
+
+
+def _update(home: SiteHome, plan: str) -> UpdateEnvelope | None:
+    """What lies in the outbox for a plan; None, it was never finished or is gone."""
+    document = home.outbox(plan) / DOCUMENT
     return UpdateEnvelope.model_validate_json(document.read_bytes()) if document.exists() else None
-
-
-def _write(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan, plan_digest: str) -> None:
-    write_atomic(_note(home, protocol, plan), f"{plan.attempt} {plan_digest}".encode())
 
 
 def _note(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> Path:

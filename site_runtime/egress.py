@@ -26,6 +26,7 @@ from site_runtime.cells import check_cells
 from site_runtime.config import SiteConfig
 from site_runtime.decisions import now
 from site_runtime.home import SiteHome
+from site_runtime.kit import allowed_bucket
 
 DOCUMENTS: tuple[type[BaseModel], ...] = (
     DataSheet,
@@ -94,6 +95,7 @@ def _sign_and_log(home: SiteHome, site: str, document: BaseModel) -> str:
         "digest": signed.digest,
         "bytes": len(text),
         "to": recipient(home),
+        **_way_of_tensors(home, document),
         "document": signed.document,
         "signature": signed.signature,
     }
@@ -108,6 +110,13 @@ def recipient(home: SiteHome) -> str:
         return f"{url} (key {home.coordinator_key.read_text().strip()[:12]})"
     except OSError:
         return url
+
+
+def _way_of_tensors(home: SiteHome, document: BaseModel) -> dict[str, str]:
+    """The bucket in which the tensors or the ledger lie that a document names, where that is allowed."""
+    named = any(getattr(document, name, None) is not None for name in ("tensors", "ledger"))
+    bucket = allowed_bucket(home) if named else None
+    return {} if bucket is None else {"tensors_to": bucket}
 
 
 def send(home: SiteHome, config: SiteConfig, document: BaseModel) -> str:

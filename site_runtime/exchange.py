@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import ssl
 import time
 import uuid
@@ -18,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from contracts.errors import ConsiliumError
-from durable.bucket import BucketExchange, partial_of
+from durable.bucket import partial_of
 from durable.partial import Busy, Partial
 
 if TYPE_CHECKING:
     import httpx
 
 AUDIENCE = "consilium-exchange"
-URL = "CONSILIUM_EXCHANGE_URL"  # environment of a site's worker: a bucket instead of the coordinator
 TOKEN_SECONDS = 60  # lifetime of the token of one request
 FIRST_WAIT_SECONDS = 0.5  # doubled at every attempt
 LONGEST_WAIT_SECONDS = 5.0
@@ -205,12 +203,6 @@ class _Progress:
     """How many bytes of a transfer had arrived when last seen."""
 
     arrived: int = 0
-
-
-def site_exchange(base_url: str, site: str, edge_key: Path, ca: Path | None = None) -> Exchange:
-    """The exchange that this site's environment names: a bucket, or the coordinator itself."""
-    url = os.environ.get(URL)
-    return BucketExchange(url) if url else HttpExchange(base_url, site, edge_key, ca)
 
 
 @functools.cache

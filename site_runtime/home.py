@@ -82,6 +82,11 @@ class SiteHome:
         """Signing keys of the other hospitals, pinned at this one."""
         return self.root / "keys" / "peers.json"
 
+    @property
+    def former_peers(self) -> Path:
+        """Keys that these replaced by a change which the old key signed, and when this hospital learnt it."""
+        return self.root / "keys" / "former-peers.json"
+
     def approval(self, study: str) -> Path:
         """The protocol (canonical JSON) that this hospital approved for `study`."""
         return self.root / "studies" / f"{study}.json"

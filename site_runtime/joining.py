@@ -1,7 +1,8 @@
 """Taking a startup kit: the coordinator's key is pinned, once; what it says of others is an offer.
 
 A kit may be taken again at any time: it brings new members, changed keys and a changed address. A changed
-coordinator's key is followed only where the pinned one signed it.
+coordinator's key is followed only where the pinned one signed it. Tensors go to the bucket that a kit offers
+only once somebody here has named that bucket, which the hospital's policy keeps.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from contracts.enrolment import COORDINATOR, StartupKit, check_fingerprint, fing
 from contracts.errors import ConsiliumError
 from contracts.signing import Signed
 from durable.files import locked, write_atomic
-from site_runtime.config import load_site
+from site_runtime.config import dump_site, load_site
 from site_runtime.enrol import site_card
 from site_runtime.home import SiteHome
+from site_runtime.kit import allowed_bucket, taken_kit
 from site_runtime.peers import follow_rotations, load_peers
 from site_runtime.rotation import finish_rotation, pending_keys
 
@@ -32,6 +34,7 @@ class Joined:
     coordinator_changed: bool  # to a key that the pinned one signed
     rotated: bool  # this hospital's own new keys are in force now
     followed: list[str]  # pinned hospitals whose new keys were pinned
+    bucket: str | None  # of those that the kit offers, the one that this hospital's policy allows
 
 
 @dataclass(frozen=True)
@@ -46,18 +49,21 @@ class Peer:
     standing: Standing
 
 
-def join(home: SiteHome, text: str | bytes, confirmed: str | None = None) -> Joined:
+def join(
+    home: SiteHome, text: str | bytes, confirmed: str | None = None, bucket: str | None = None
+) -> Joined:
     """Verify a kit, pin its coordinator, and keep address, authority and members.
 
     Args:
         confirmed: fingerprint of the coordinator's key, from a person; may be left out when the key is pinned
             or follows from the pinned one.
+        bucket: address that a person allows for this hospital's tensors; the policy names it from now on.
 
     Raises:
         ConsiliumError: E802, E803, the kit does not verify; E809, the fingerprint is another or is missing;
-            E811, the kit does not know this hospital's key, or is older than the one taken before; E812, it
-            is from another coordinator key than the pinned one, without that one's word; E402 and others of
-            `finish_rotation`.
+            E811, the kit does not know this hospital's key, is older than the one taken before, or offers
+            another bucket than the one allowed; E812, it is from another coordinator key than the pinned one,
+            without that one's word; E402 and others of `finish_rotation`.
     """
     kit, card = open_kit(text), site_card(home)
     with locked(home.root / ".enrol.lock"):
@@ -73,6 +79,8 @@ def join(home: SiteHome, text: str | bytes, confirmed: str | None = None) -> Joi
         before = taken_kit(home)
         if before is not None and kit.created < before.created:
             raise ConsiliumError("E811", f"made at {kit.created}, taken was one of {before.created}")
+        if bucket is not None:
+            _allow(home, kit, bucket)
         write_atomic(home.coordinator_key, kit.coordinator_key.encode())
         write_atomic(home.coordinator_url, kit.url.encode())
         if kit.ca is not None:
@@ -85,7 +93,7 @@ def join(home: SiteHome, text: str | bytes, confirmed: str | None = None) -> Joi
         if rotated:
             finish_rotation(home)
         followed = follow_rotations(home, kit.rotations)
-    return Joined(kit, changed, rotated, followed)
+    return Joined(kit, changed, rotated, followed, allowed_bucket(home))
 
 
 def follow_coordinator(home: SiteHome, rotations: Sequence[Signed], public: str) -> None:
@@ -101,20 +109,6 @@ def follow_coordinator(home: SiteHome, rotations: Sequence[Signed], public: str)
         if pinned != public:
             _check_change(pinned, public, rotations)
             write_atomic(home.coordinator_key, public.encode())
-
-
-def taken_kit(home: SiteHome) -> StartupKit | None:
-    """The kit that was taken last, or None.
-
-    Raises:
-        ConsiliumError: E801, its file is damaged.
-    """
-    try:
-        return open_kit(home.kit.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ConsiliumError) as error:
-        raise ConsiliumError("E801", f"{home.kit}: {error}") from error
 
 
 def peers_of(home: SiteHome) -> list[Peer]:
@@ -135,6 +129,16 @@ def peers_of(home: SiteHome) -> list[Peer]:
             standing = "pinned" if pinned[site] == offered[site] else "changed"
         found.append(Peer(site, offered.get(site, pinned.get(site, "")), standing))
     return found
+
+
+def _allow(home: SiteHome, kit: StartupKit, bucket: str) -> None:
+    """Have the policy name the bucket that a kit offers. Studies that were approved need it anew then."""
+    if kit.exchange != bucket:
+        raise ConsiliumError("E811", f"it offers the exchange {kit.exchange or 'none'}, allowed is {bucket}")
+    config = load_site(home)
+    if config.policy.exchange != bucket:
+        policy = config.policy.model_copy(update={"exchange": bucket})
+        write_atomic(home.config, dump_site(config.model_copy(update={"policy": policy})).encode())
 
 
 def _check_coordinator(home: SiteHome, kit: StartupKit, confirmed: str | None) -> bool:

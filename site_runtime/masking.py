@@ -4,16 +4,19 @@ What is kept in the study's state, under the protocol's hash:
 
     key-N           private mask key (32 bytes); drawn for exchange N, it masks in N or in a later one, once
     exchange-N.json the plan whose roster got (or gets) this hospital's vector in exchange N, and by which key
-    request-N       digest of the one request that is answered for exchange N
+    request-N       digest of the one request that is answered for exchange N, and who is alive in it
 
 Each is written before what it stands for leaves, and never replaced: whatever the coordinator asks after a
 crash, there is one masked vector for one roster and one unmasking in an exchange (design section 5). Two
 vectors, or two lists of who is alive, could give the coordinator one hospital's update by subtraction.
+So could two exchanges from one model, where no noise is added: of these the second is opened over the same
+hospitals as the first or not at all.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +35,7 @@ from durable.files import locked, read_json, write_atomic, write_json
 from privacy.secure_sum import check_keys, mask, new_mask_key, open_shares
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
-from site_runtime.peers import peer_key
+from site_runtime.peers import keys_for
 from strategies.interface import Shapes, Tensors
 from strategies.secure import (
     COMMITMENTS,
@@ -84,16 +87,20 @@ class MaskState:
             return self._signed(number)
 
     def _signed(self, number: int) -> MaskKey:
+        key = self._public(number)
+        return MaskKey.sign(self.signing, self.protocol.study, self.protocol.hash, number, key)
+
+    def _public(self, number: int) -> str:
         public = X25519PrivateKey.from_private_bytes(self.key(number).read_bytes()).public_key()
-        text = base64.urlsafe_b64encode(public.public_bytes_raw()).rstrip(b"=").decode()
-        return MaskKey.sign(self.signing, self.protocol.study, self.protocol.hash, number, text)
+        return _text(public.public_bytes_raw())
 
     def bind(self, plan: RoundPlan, plan_digest: str) -> None:
         """Note that this exchange's vector is for this plan, for ever, and erase the keys before its own.
 
         Raises:
             ConsiliumError: E513, the plan's key is not one of this site's, or masked before; E514, the
-                exchange, or a later one, was answered under another plan.
+                exchange, or a later one, was answered under another plan; E522, a sum from the same model was
+                opened over others.
         """
         entry = plan.entry(self.signing.owner)
         assert entry is not None and entry.mask is not None
@@ -110,8 +117,13 @@ class MaskState:
             if here is None:
                 if notes and plan.round < max(notes):
                     raise ConsiliumError("E514", f"exchange {plan.round} after exchange {max(notes)}")
+                roster = {entry.site for entry in plan.roster}
+                for earlier, alive in self.opened_from(plan).items():
+                    if not alive <= roster:
+                        raise _other_sum(plan, earlier, alive, roster)
                 used = number in {note["key"] for note in notes.values()}
-                if used or not self.key(number).exists() or self._signed(number) != entry.mask:
+                # Its own key it knows by the key itself: it may have changed the one that signed it.
+                if used or not self.key(number).exists() or self._public(number) != entry.mask.key:
                     raise ConsiliumError(
                         "E513",
                         f"mask key {entry.mask.key} for exchange {number}: "
@@ -122,6 +134,22 @@ class MaskState:
             for path in self.folder.glob("key-*"):
                 if int(path.name.partition("-")[2]) < number:
                     path.unlink()
+
+    def opened_from(self, plan: RoundPlan) -> dict[int, set[str]]:
+        """Over which hospitals this one helped to open sums of exact updates from the plan's model.
+
+        By exchange, all but the plan's own. Empty with differential privacy: there every sum is noised, and
+        its epsilon counts on its own, whatever other sums say.
+        """
+        found: dict[int, set[str]] = {}
+        if self.protocol.privacy.mode != "none" or plan.kind != "training":
+            return found
+        for number in self.answered():
+            earlier = read_json(self.note(number))["plan"]
+            same = (earlier["kind"], earlier.get("base_model")) == (plan.kind, plan.base_model)
+            if same and number != plan.round and self.request(number).exists():
+                found[number] = set(self.request(number).read_text().split()[1:])
+        return found
 
     def private(self, plan: RoundPlan) -> bytes:
         """Return the private key of a plan that was bound.
@@ -149,12 +177,15 @@ def open_masks(home: SiteHome, site: str, protocol: StudyProtocol) -> MaskState:
 def roster_keys(state: MaskState, plan: RoundPlan, plan_digest: str) -> dict[str, str]:
     """Return everybody's mask key, each verified by the key that this hospital has pinned for its owner.
 
+    By a key that this one replaced, too, if the plan is from before (`site_runtime.peers.keys_for`). Whether
+    the hospital's own is one that it made, `MaskState.bind` sees.
+
     Raises:
         ConsiliumError: E512, too few hospitals, one without a key or with one for a later exchange, or not
             one good key for each; E807, a hospital that was never pinned here; E803, a key that its hospital
             did not sign.
     """
-    protocol, own = state.protocol, state.signing
+    protocol = state.protocol
     least = least_sites(protocol, plan.fold is not None)
     if len(plan.roster) < least:
         raise ConsiliumError("E512", f"a roster of {len(plan.roster)} hospitals, expected at least {least}")
@@ -163,14 +194,26 @@ def roster_keys(state: MaskState, plan: RoundPlan, plan_digest: str) -> dict[str
         mask_key, site = entry.mask, entry.site
         if mask_key is None or mask_key.exchange > plan.round:
             raise ConsiliumError("E512", f"hospital {site!r} has no mask key for exchange {plan.round}")
-        public = own.public if site == own.owner else peer_key(state.home, site)
-        mask_key.check(protocol.study, protocol.hash, site, mask_key.exchange, public)
+        if site != state.signing.owner:
+            _check_signed(mask_key, protocol, site, keys_for(state.home, site, plan.created))
         keys[site] = mask_key.key
     try:
         check_keys(context_of(protocol, plan, plan_digest), keys)
     except ConsiliumError as error:
         raise ConsiliumError("E512", error.detail) from error
     return keys
+
+
+def _check_signed(mask_key: MaskKey, protocol: StudyProtocol, site: str, publics: list[str]) -> None:
+    """Check that one of these keys of a hospital signed its mask key; the first one is in force.
+
+    Raises:
+        ConsiliumError: E803, none did.
+    """
+    for public in publics[1:]:
+        with contextlib.suppress(ConsiliumError):
+            return mask_key.check(protocol.study, protocol.hash, site, mask_key.exchange, public)
+    mask_key.check(protocol.study, protocol.hash, site, mask_key.exchange, publics[0])
 
 
 def masked_update(
@@ -212,7 +255,7 @@ def bind_request(state: MaskState, plan: RoundPlan, request: UnmaskRequest, dige
 
     Raises:
         ConsiliumError: E517, lists that are not the roster, too few alive, or this hospital not among them;
-            E515, another request was answered.
+            E515, another request was answered; E522, a sum from the same model was opened over others.
     """
     site, least = state.signing.owner, least_alive(state.protocol, plan)
     try:
@@ -223,9 +266,13 @@ def bind_request(state: MaskState, plan: RoundPlan, request: UnmaskRequest, dige
         raise ConsiliumError("E517", f"alive {request.alive}, expected {site!r} and {least} or more in all")
     path = state.request(request.exchange)
     with locked(state.folder / ".lock"):
-        if path.exists() and path.read_text() != digest:
-            raise ConsiliumError("E515", f"request {digest}, answered was {path.read_text()}")
-        write_atomic(path, digest.encode())
+        answered = path.read_text().split()[0] if path.exists() else None
+        if answered not in (None, digest):
+            raise ConsiliumError("E515", f"request {digest}, answered was {answered}")
+        for number, alive in state.opened_from(plan).items():
+            if alive != set(request.alive):
+                raise _other_sum(plan, number, alive, set(request.alive))
+        write_atomic(path, " ".join([digest, *sorted(request.alive)]).encode())
 
 
 def unmask_shares(
@@ -233,11 +280,15 @@ def unmask_shares(
 ) -> UnmaskShares:
     """Return this hospital's shares of the masks that are left in the sum.
 
+    Args:
+        plan: as it was noted when this hospital masked its vector. Its keys were verified then; a hospital
+            that has changed its own since has not taken them back, and the vectors are masked by these.
+
     Raises:
-        ConsiliumError: E433, a bundle is missing or was made for something else; E512, E513, E803, E807, the
-            keys; E804, E805, E509, the exchange.
+        ConsiliumError: E433, a bundle is missing or was made for something else; E513, the private key was
+            erased; E804, E805, E509, the exchange.
     """
-    keys = roster_keys(state, plan, request.plan)
+    keys = {entry.site: entry.mask.key for entry in plan.roster if entry.mask is not None}
     site = state.signing.owner
     own, pairs = open_shares(
         context_of(state.protocol, plan, request.plan),
@@ -257,6 +308,14 @@ def unmask_shares(
         site=site,
         own={name: _text(share) for name, share in own.items()},
         pairs={f"{alive} {dead}": _text(share) for (alive, dead), share in pairs.items()},
+    )
+
+
+def _other_sum(plan: RoundPlan, number: int, before: set[str], now: set[str]) -> ConsiliumError:
+    return ConsiliumError(
+        "E522",
+        f"exchange {plan.round} sums up {', '.join(sorted(now))}; exchange {number} from the same model "
+        f"{plan.base_model} was opened over {', '.join(sorted(before))}",
     )
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from safetensors.numpy import load_file, save
@@ -15,7 +13,7 @@ from safetensors.numpy import load_file, save
 from contracts.canonical import canonical_json
 from contracts.fields import Contract
 from contracts.study import StudyProtocol
-from durable.files import sync, write_atomic
+from durable.files import locked, sync, write_atomic
 from site_runtime.home import SiteHome
 from strategies.interface import Tensors
 
@@ -26,13 +24,14 @@ LEDGER = "ledger.jsonl"
 _PATTERN = "round-*.safetensors"
 
 
-@contextlib.contextmanager
-def exclusively(home: SiteHome, plan: str) -> Iterator[None]:
-    """Hold the plan's lock: a second attempt at the same plan waits and then finds the first one's result."""
-    home.outbox(plan).parent.mkdir(parents=True, exist_ok=True)
-    with open(home.outbox(plan).parent / f".{plan}.lock", "a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def exclusively(home: SiteHome, what: str) -> AbstractContextManager[None]:
+    """Hold the lock of a study, or of a request: who comes second waits, and finds the first one's result.
+
+    A study's is held while one of its plans is answered, from the first check to the note of the answer: no
+    two plans pass a check before either is noted. Other studies have locks of their own, and a process that
+    ends gives its lock back.
+    """
+    return locked(home.outbox(f".{what}.lock"))
 
 
 def finished(home: SiteHome, plan: str) -> Path | None:
@@ -73,6 +72,7 @@ def keep(
         if state:
             _write(temporary / KEPT, tensor_bytes(state))
         _write(temporary / DOCUMENT, canonical_json(document))
+        sync(temporary)
         os.replace(temporary, target)
         sync(target.parent)  # or a power cut could leave a committed plan without its update
     except BaseException:

@@ -2,6 +2,9 @@
 
 A coordinator may pass keys on, and cannot vouch for them: what stands here was confirmed at this hospital, by
 a fingerprint that came another way.
+
+A change of a hospital's key that the pinned one signed is followed. What the old key signed for a plan from
+before is accepted for a while: the plan is the only one of its exchange, and would never be answered.
 """
 
 from __future__ import annotations
@@ -9,17 +12,23 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 
 from pydantic import TypeAdapter, ValidationError
 
 from contracts.enrolment import newest_key
 from contracts.errors import ConsiliumError
-from contracts.fields import Key, SiteName
+from contracts.fields import Key, SiteName, Timestamp
 from contracts.signing import Signed
-from durable.files import locked, write_json
+from durable.clock import now
+from durable.files import locked, read_json, write_json
 from site_runtime.home import SiteHome
 
+FORMER_DAYS = 14  # that a replaced key counts for plans from before; by then it should lie nowhere any more
+CLOCK_SECONDS = 150  # by which clocks of coordinator and hospital may differ, as at the gate
+
 _PEERS: TypeAdapter[dict[str, str]] = TypeAdapter(dict[SiteName, Key])
+_FORMER: TypeAdapter[dict[str, dict[str, str]]] = TypeAdapter(dict[SiteName, dict[Key, Timestamp]])
 
 
 def load_peers(home: SiteHome) -> dict[str, str]:
@@ -48,6 +57,24 @@ def peer_key(home: SiteHome, site: str) -> str:
     return peers[site]
 
 
+def keys_for(home: SiteHome, site: str, asked: str) -> list[str]:
+    """Return the keys whose word counts in a plan: the pinned one, then those it replaced, oldest first.
+
+    A replaced key counts if the plan was made before this hospital learnt the change, and for `FORMER_DAYS`
+    after that, by its own clock: whoever steals the old key later cannot use it, whatever date a plan bears.
+
+    Args:
+        asked: when the plan was made, by the coordinator's clock.
+
+    Raises:
+        ConsiliumError: E807, the hospital was never pinned here; E801.
+    """
+    latest = _time(asked) - timedelta(seconds=CLOCK_SECONDS)
+    least = max(latest, _time(now()) - timedelta(days=FORMER_DAYS))
+    former = sorted((_time(learnt), key) for key, learnt in _former(home).get(site, {}).items())
+    return [peer_key(home, site), *(key for learnt, key in former if learnt >= least)]
+
+
 def pin_peer(home: SiteHome, site: str, sign_key: str, *, replace: bool = False) -> None:
     """Pin a hospital's signing key. The same key again changes nothing; another is refused.
 
@@ -61,6 +88,8 @@ def pin_peer(home: SiteHome, site: str, sign_key: str, *, replace: bool = False)
     with _changing(home) as peers:
         if not replace and peers.get(site, sign_key) != sign_key:
             raise ConsiliumError("E807", f"hospital {site!r} is pinned with another key")
+        if peers.get(site, sign_key) != sign_key:  # a person's word, not the old key's: that one is over
+            write_json(home.former_peers, {s: keys for s, keys in _former(home).items() if s != site})
         peers[site] = sign_key
 
 
@@ -78,8 +107,24 @@ def follow_rotations(home: SiteHome, rotations: Iterable[Signed]) -> list[str]:
     with _changing(home) as peers:
         newest = {site: newest_key(changes, site, key) for site, key in peers.items()}
         changed = sorted(site for site, key in newest.items() if key != peers[site])
+        if changed:
+            former = _former(home)
+            former |= {site: {**former.get(site, {}), peers[site]: now()} for site in changed}
+            write_json(home.former_peers, former)
         peers.update(newest)
     return changed
+
+
+def _former(home: SiteHome) -> dict[str, dict[str, str]]:
+    """By hospital: each key that was replaced here, and when."""
+    try:
+        return _FORMER.validate_python(read_json(home.former_peers)) if home.former_peers.exists() else {}
+    except (OSError, ValueError, ValidationError) as error:
+        raise ConsiliumError("E801", f"{home.former_peers} cannot be read: {type(error).__name__}") from error
+
+
+def _time(timestamp: str) -> datetime:
+    return datetime.strptime(timestamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Literal
 
 from contracts.errors import ConsiliumError
 from contracts.privacy import HospitalPrivacy, NoPrivacy, PatientPrivacy
-from contracts.schedule import deadline_of
+from contracts.schedule import deadline_of, task_seconds
 from contracts.study import StudyProtocol
 from privacy.calibration import steps_of
 from site_runtime.config import SiteConfig
@@ -229,7 +229,10 @@ def _methods(config: SiteConfig, protocol: StudyProtocol) -> Iterator[Verdict]:
 
 def _resources(config: SiteConfig, protocol: StudyProtocol, purposes: Sequence[Purpose]) -> Iterator[Verdict]:
     limits = config.policy.resources
-    seconds = max(deadline_of(protocol, purpose) for purpose in purposes)
+    seconds = max(
+        task_seconds(protocol, "intake") if purpose == "intake" else deadline_of(protocol, purpose)
+        for purpose in purposes
+    )
     steps = max((steps_of(protocol, p) for p in purposes if p in ("training", "local")), default=0)
     for field, unit, needed, most in (
         ("max_seconds", "seconds for a task", seconds, limits.max_seconds),

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from contracts.enrolment import BucketUrl
 from contracts.fields import Text
 from contracts.study import StudyProtocol
 
@@ -115,6 +116,8 @@ class Policy(_Section):
     hours: list[Hours] = []  # when data may be touched; always when there is none
     resources: Resources = Resources()
     require_two_approvals: bool = True
+    # Where tensors may go besides the coordinator, if its startup kit offers the same; None: nowhere.
+    exchange: BucketUrl | None = None
 
     def lets_exact_leave(self, protocol: StudyProtocol) -> bool:
         """Say whether an exact update of this study may leave."""

@@ -149,18 +149,18 @@ def _answer(
             raise ConsiliumError("E802", f"plan of kind {plan.kind!r}, expected one of {kinds}")
         protocol = load_approved(home, plan.study)
         check_policy(home, config, protocol, plan.kind, plan.protocol_hash)
-        with exclusively(home, plan_digest):
+        with exclusively(home, plan.study):  # plans that come at once are answered one after the other
             if finished(home, plan_digest) is None:
                 check_space(home)
                 check_plan(home, config, protocol, plan, plan_digest)
                 check_promise(config, protocol)
                 check_layers(protocol)
                 work(home, config, protocol, plan, plan_digest, exchange)
+            if document_type is UpdateEnvelope:
+                settle(home, config, protocol, plan, plan_digest)
             restore_state(home, protocol, plan.round, plan_digest, plan.fold)
-            folder = home.outbox(plan_digest)
         check_consent(home, config, plan.study, plan.protocol_hash)  # it may have been withdrawn meanwhile
-        if document_type is UpdateEnvelope:
-            settle(home, config, protocol, plan, plan_digest)
+        folder = home.outbox(plan_digest)
         for name in (TENSORS, LEDGER):
             if (folder / name).exists():
                 exchange.put(folder / name, plan_digest)
@@ -268,7 +268,7 @@ def _refusing(home: SiteHome, study: str, stage: str, plan: str | None) -> Itera
             site = load_site(home).site
         number = error.number if isinstance(error, ConsiliumError) else "E899"
         # `from None`: a traceback in a task's log could carry values of the cohort.
-        mask = _renewed_key(home, site, study) if number == "E513" else None
+        mask = _renewed_key(home, site, study) if number in ("E513", "E514") else None
         raise SiteRefused(number, refuse(home, site, error, study, stage, plan, mask)) from None
 
 

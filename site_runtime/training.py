@@ -17,11 +17,11 @@ from contracts.signing import SigningKey
 from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
-from privacy.accountant import Spend, epsilon
+from privacy.accountant import Spend, StudyCap, epsilon
 from privacy.calibration import StudyNoise, calibrate, spend_of, steps_of, still_planned
 from privacy.ledger import Ledger
 from privacy.stream import derive_stream
-from site_runtime.answers import answer_again, answered, earlier_answer, keep_answer, note_answer, own_noise
+from site_runtime.answers import answer_again, answered, earlier_answer, note_answer, own_noise
 from site_runtime.cohort import CohortArrays, load_cohort, read_frozen
 from site_runtime.config import SiteConfig
 from site_runtime.exchange import Exchange
@@ -61,7 +61,8 @@ def make_update(
 
     Raises:
         ConsiliumError: E205, E210, E211, the cohort; E325, the model; E4xx, the privacy it would cost; E804,
-            E805, E509, the exchange; E512, E513, E514, E803, E807, its roster may not be summed under masks.
+            E805, E509, the exchange; E512, E513, E514, E522, E803, E807, its roster may not be summed under
+            masks.
     """
     masks = open_masks(home, config.site, protocol) if is_masked(protocol, plan.kind) else None
     earlier = None if masks else earlier_answer(home, protocol, plan)
@@ -111,10 +112,7 @@ def make_update(
         ledger_length=account.ledger_length if account else None,
         next_mask=masks.next_key() if masks else None,
     )
-    if masks is None:
-        keep_answer(home, protocol, plan, envelope, tensors, update.kept)
-    else:  # the exchange was bound to its plan before
-        keep(home, plan_digest, envelope, tensors, update.kept)
+    keep(home, plan_digest, envelope, tensors, update.kept)
     if ledger is not None:
         ledger.commit(plan_digest)
 
@@ -126,7 +124,8 @@ def bind_plan(
 
     Raises:
         ConsiliumError: E512, E513, E803, E807, the roster; E514, the exchange was answered, under another
-            plan or with a vector that is no longer here.
+            plan or with a vector that is no longer here; E522, a sum from the same model was opened over
+            others.
     """
     roster_keys(masks, plan, plan_digest)
     before = answered(home, protocol, plan)
@@ -138,7 +137,12 @@ def bind_plan(
 def settle(
     home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan: RoundPlan, plan_digest: str
 ) -> None:
-    """Note that a plan's update is in the outbox, should a crash have come before that was done."""
+    """Note that a plan's update is in the outbox: as the answer to its exchange, and in the ledger, should a
+    crash have come before that was done.
+
+    Raises:
+        ConsiliumError: E324, the exchange was answered with another update; E402, the ledger.
+    """
     note_answer(home, protocol, plan, plan_digest)
     lineage = config.governance.lineage
     if home.ledger(lineage).exists():
@@ -225,7 +229,7 @@ def reserve(
     refuses a plan with less.
 
     Raises:
-        ConsiliumError: E401, E402, E407, E410, E411.
+        ConsiliumError: E401, the study's approved epsilon or the lineage's cap; E402, E407, E410, E411.
     """
     privacy = protocol.privacy
     if not isinstance(privacy, PatientPrivacy):
@@ -245,12 +249,6 @@ def reserve(
         raise ConsiliumError("E411", f"plan {plan_digest} was answered, and its update is no longer here")
     spend = spend_of(protocol, plan.kind, plan.noise_multiplier)
     still = remaining(protocol, plan, noise, config.site)
-    if not ledger.reserved(plan_digest):
-        promised = epsilon([*ledger.spends(protocol.study), spend, *still], privacy.delta, privacy.adjacency)
-        if promised > privacy.epsilon:
-            raise ConsiliumError(
-                "E401", f"the study would come to epsilon {promised:.4f}, approved was {privacy.epsilon:g}"
-            )
     delta = min(privacy.delta, config.budget.delta)
     adaptive = privacy.clipping == "adaptive" and plan.kind in ("training", "local")
     ledger.reserve(
@@ -261,6 +259,7 @@ def reserve(
         epsilon_cap=config.budget.epsilon,
         delta=delta,
         projected=still,
+        study_cap=StudyCap(privacy.epsilon, privacy.delta, privacy.adjacency),
         quantile_share=privacy.quantile.share if adaptive else None,
     )
     return ledger, Account(

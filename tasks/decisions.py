@@ -53,6 +53,23 @@ def decisions_head(home: CoordinatorHome) -> str:
     return _head(_whole_lines(home))
 
 
+def ended_keys(decisions: list[Decision]) -> dict[str, str]:
+    """Keys of hospitals that were replaced or revoked, and when: they count for nothing new, for ever.
+
+    What a member had when it was removed has not ended: it may have been approved under a wrong name.
+    """
+    current: dict[str, set[str]] = {}
+    ended: dict[str, str] = {}
+    for one in decisions:
+        named = {str(one.details[name]) for name in ("sign_key", "edge_key") if name in one.details}
+        if one.decision == "rotated":
+            ended |= dict.fromkeys(current.get(one.site, set()) - named, one.time)
+        elif one.decision == "revoked":
+            ended |= dict.fromkeys(current.get(one.site, set()) | named, one.time)
+        current[one.site] = named
+    return ended
+
+
 def record_decision(
     home: CoordinatorHome, signing: SigningKey, decision: Name, site: str, key: str, time: str, **details: Any
 ) -> None:

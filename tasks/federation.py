@@ -18,7 +18,7 @@ from contracts.fields import Contract, Key, SiteName, Text, Timestamp
 from contracts.signing import Signed, SigningKey, first_problem
 from durable.clock import now
 from durable.files import locked, write_json
-from tasks.decisions import read_decisions, record_decision
+from tasks.decisions import ended_keys, read_decisions, record_decision
 from tasks.home import CoordinatorHome
 
 # Queues and task ids of the coordinator, and the name of what is pooled.
@@ -189,12 +189,7 @@ def enrol(home: CoordinatorHome, card: Mapping[str, object], *, by: str = "scrip
             return federation.member(member.site)  # as before, or revoked
         if before is not None and before.status == "active":
             raise ConsiliumError("E810", f"site {member.site!r} is enrolled with another key or size")
-        for other in federation.members:
-            if other.keys & {member.sign_key, member.edge_key}:
-                raise ConsiliumError("E810", f"a key of {member.site!r} is or was one of {other.site!r}")
-        for decision in read_decisions(home, signing.public):  # a member that was removed since, too
-            if decision.decision == "revoked" and member.keys & {*map(str, decision.details.values())}:
-                raise ConsiliumError("E808", f"a key of {member.site!r} was revoked at {decision.time}")
+        check_new_keys(home, signing, federation, member.site, {member.sign_key, member.edge_key})
         details = {
             "sign_key": member.sign_key,
             "edge_key": member.edge_key,
@@ -213,6 +208,26 @@ def enrol(home: CoordinatorHome, card: Mapping[str, object], *, by: str = "scrip
             member = member.model_copy(update={"former": [*before.former, ended]})
         save_federation(home, federation.with_member(member))
     return member
+
+
+def check_new_keys(
+    home: CoordinatorHome, signing: SigningKey, federation: Federation, site: str, keys: set[str]
+) -> None:
+    """Check that nobody has or had a key that a site is to get, whatever name they had it under.
+
+    Args:
+        signing: the coordinator's key, which verifies the log of decisions.
+
+    Raises:
+        ConsiliumError: E808, a key was revoked or replaced; E810, it is or was somebody's; E813, the log of
+            decisions.
+    """
+    for other in federation.members:
+        if other.keys & keys:
+            raise ConsiliumError("E810", f"a key of {site!r} is or was one of {other.site!r}")
+    ended = ended_keys(read_decisions(home, signing.public))  # of members that were removed since, too
+    if found := sorted(ended.keys() & keys):
+        raise ConsiliumError("E808", f"a key of {site!r} was revoked or replaced at {ended[found[0]]}")
 
 
 def _same(before: Member, member: Member) -> bool:

@@ -3,20 +3,22 @@
 A lost round of training changes nothing: the model stays, what the hospitals reserved of their privacy stays
 spent, and the next round trains anew under a plan, masks and keys of its own. It is never planned a second
 time, since a hospital masks one vector in an exchange, ever. Statistics and histogram cannot be left out, so
-there silence is waited for, under the same plan and the same request; only when too few hospitals are left
-who could still answer is the exchange lost, and the study with it (E516). Any exchange waits for hospitals
-that have yet to learn the coordinator's new key: the next round would find them no further.
+there silence and refusals that may pass are waited for, under the same plan and the same request; only when
+too few hospitals are left who could still answer is the exchange lost, and the study with it (E516). Any
+exchange waits for hospitals that have yet to learn the coordinator's new key: the next round would find them
+no further.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from contracts.errors import SENTENCES, ConsiliumError
 from contracts.plan import RoundPlan
 from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
+from privacy.mask_recovery import SharesMissing
 from strategies.secure import context_of, least_alive
 from tasks.account import epsilon_of
 from tasks.aggregate import Base, next_state
@@ -27,9 +29,14 @@ from tasks.secure import Sum, keep_shares, open_sum, stored_request
 from tasks.threshold import decide_from
 
 NEEDED = ("statistics", "histogram")  # a study cannot go on without these
-# Refusals of a hospital that may answer later: paused, not connected, another key of the coordinator pinned.
-FOR_NOW = ("E302", "E804", "E805", OTHER_KEY)
-SPOILT = ("E434", "E518")  # no further answer would open a sum, or make it a plausible one
+# Refusals after which a hospital never answers this plan or request, which stay as they are. Whatever else it
+# says may pass: it is paused, not connected, outside its hours, its disk is full, a key is not taken yet.
+WENT = ("E303", "E808")  # withdrew, or was revoked
+UNFIT = ("E306", "E324", "E325", "E511", "E512", "E513", "E514", "E515", "E517", "E807")  # plan or request
+COSTLY = ("E401", "E410", "E411")  # what the plan costs in privacy
+SPOILS = ("E430", "E431", "E432", "E433", "E505", "E519")  # a vector or shares, which are made once
+FINAL = frozenset((*WENT, *UNFIT, *COSTLY, *SPOILS))
+SPOILT = ("E434", "E518")  # the sum is not opened, or is no plausible one
 
 Record = dict[str, Any]
 
@@ -59,15 +66,22 @@ def close_masked(
         needed, delivered = least_alive(protocol, plan), len(stored["secure"]["delivered"])
         refused = {site: r["number"] for site, r in stored["refused"].items()}
         why = f"{delivered} masked updates, at least {needed} needed"
-        return _short(plan, record, why, context.roster, refused, delivered, needed)
+        return _short(
+            plan, record, why, context.roster, stored["secure"]["delivered"], refused, delivered, needed
+        )
     request, request_digest, _ = found
     answered, refused = keep_shares(home, plan, request, request_digest, results)
     record["secure"] = stored["secure"] | {"answered": sorted(answered), "refused": sentences(refused)}
     if len(answered) < context.threshold:
         why = f"{len(answered)} hospitals answered the request to unmask, at least {context.threshold} needed"
-        return _short(plan, record, why, request.alive, refused, len(answered), context.threshold)
+        return _short(plan, record, why, request.alive, answered, refused, len(answered), context.threshold)
     try:
         found_sum = open_sum(home, protocol, plan, plan_digest)
+    except SharesMissing as error:
+        # At least one good answer is missing, whoever lied: a further one may open the sum.
+        good = min(len(set(answered) - set(error.wrong)), context.threshold - 1)
+        why = f"the masks were not opened (E434): {error.detail}"
+        return _short(plan, record, why, request.alive, answered, refused, good, context.threshold)
     except ConsiliumError as error:
         if error.number not in SPOILT:
             raise
@@ -133,18 +147,28 @@ def _short(
     plan: RoundPlan,
     record: Record,
     why: str,
-    asked: tuple[str, ...] | list[str],
+    asked: Collection[str],
+    answered: Collection[str],
     refused: Mapping[str, str],
-    answered: int,
+    good: int,
     needed: int,
 ) -> Record:
-    """Too few answers: waited for where the study needs them, or only a key is missing; otherwise lost."""
+    """Too few answers: waited for where the study needs them, or only a key is missing; otherwise lost.
+
+    Args:
+        asked: who was to answer.
+        answered: who has.
+        refused: the numbers of those who refused.
+        good: how many of the answers are of use, as far as is known.
+    """
     said = "; ".join(f"{site}: {number}" for site, number in sorted(refused.items()))
     reason = f"round {plan.round}: {why}" + (f" (refused: {said})" if said else "")
-    numbers = list(refused.values())
-    gone = sum(number not in FOR_NOW for number in numbers)
-    can_come = len(asked) - gone if plan.kind in NEEDED else answered + numbers.count(OTHER_KEY)
-    if can_come >= needed:
+    missing = [refused.get(site) for site in asked if site not in answered]
+    if plan.kind in NEEDED:
+        can_come = sum(number not in FINAL for number in missing)
+    else:
+        can_come = missing.count(OTHER_KEY)
+    if good + can_come >= needed:
         return record | {"status": "refused", "reason": reason}
     return _lost(plan, record, reason)
 

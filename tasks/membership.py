@@ -29,6 +29,7 @@ from tasks.decisions import decisions_head, record_decision
 from tasks.federation import (
     FormerKey,
     Member,
+    check_new_keys,
     coordinator_key,
     enrol,
     load_federation,
@@ -55,7 +56,7 @@ def rotate(home: CoordinatorHome, text: str | bytes, by: str) -> Member:
 
     Raises:
         ConsiliumError: E802, E803, the change does not prove itself; E806, E808, its owner is no active
-            member; E812, it does not begin at the key in force; E810, a new key is or was somebody's.
+            member; E812, it does not begin at the key in force; E810, E808, a new key is or was somebody's.
     """
     rotation, signed = open_rotation(text), parse_signed(text)
     signing = coordinator_key(home)
@@ -70,9 +71,7 @@ def rotate(home: CoordinatorHome, text: str | bytes, by: str) -> Member:
             raise ConsiliumError(
                 "E812", f"the change begins at {rotation.old_key}, in force is {member.sign_key}"
             )
-        for other in federation.members:
-            if other.keys & {rotation.new_key, rotation.edge_key}:
-                raise ConsiliumError("E810", f"a new key of {member.site!r} is or was one of {other.site!r}")
+        check_new_keys(home, signing, federation, member.site, {rotation.new_key, rotation.edge_key})
         time = now()
         details = {"sign_key": rotation.new_key, "edge_key": rotation.edge_key, "by": by}
         record_decision(home, signing, "rotated", member.site, signed.digest, time, **details)
@@ -203,12 +202,13 @@ def startup_kit(home: CoordinatorHome) -> str:
         "url": settings.url,
         "coordinator_key": coordinator_key(home).public,
         "ca": home.ca.read_text() if settings.tls.mode != "none" and home.ca.exists() else None,
+        "exchange": settings.exchange.url,
         "members": [
             MemberCard(site=m.site, sign_key=m.sign_key, declared_size=m.declared_size)
             for m in federation.active
         ],
         "rotations": rotations(home)[-MAX_ROTATIONS:],
-        "code_versions": accepted_versions(load_settings(home)),
+        "code_versions": accepted_versions(settings),
         "log_head": decisions_head(home),
         "created": now(),
     }

@@ -18,6 +18,7 @@ from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
 from contracts.privacy import HospitalPrivacy
 from contracts.schedule import Slot, last_exchange, most_folds
+from contracts.strategy import MAX_SECURE_SITES
 from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
@@ -71,8 +72,9 @@ def open_round(home: CoordinatorHome, study: str, run_id: str, present: set[str]
 
     Raises:
         ConsiliumError: E506, fewer than `min_sites` hospitals (in a fold one fewer) are there to train; E520,
-            fewer than robust aggregation can compare; E607, more than leave-one-site-out was planned for;
-            E401, E402, E407, E423, E425, hospital-level privacy could not be kept.
+            fewer than robust aggregation can compare; E512, more than can be summed under masks; E607, more
+            than leave-one-site-out was planned for; E401, E402, E407, E423, E425, hospital-level privacy
+            could not be kept.
     """
     head = load_head(home, study)
     if head.status not in ("registered", "running"):
@@ -133,12 +135,14 @@ def check_number(protocol: StudyProtocol, slot: Slot, eligible: list[str], absen
     """Check that enough hospitals are there for an exchange, and no more than the study was planned for.
 
     Raises:
-        ConsiliumError: E506; E520, the aggregation needs more; E607, up to the last round of training, which
-            decides who is left out.
+        ConsiliumError: E506; E512, more than can be summed under masks; E520, the aggregation needs more;
+            E607, up to the last round of training, which decides who is left out.
     """
     most = most_folds(protocol)
     if most and slot.number <= protocol.rounds and len(eligible) > most:
         raise ConsiliumError("E607", f"{len(eligible)} hospitals, at most {most}: {', '.join(eligible)}")
+    if is_masked(protocol, slot.kind) and len(eligible) > MAX_SECURE_SITES:
+        raise ConsiliumError("E512", f"{len(eligible)} hospitals, at most {MAX_SECURE_SITES} under masks")
     needed = quorum(protocol, slot)
     if len(eligible) < minimum_sites(protocol, slot):
         raise ConsiliumError("E506", waiting(protocol, slot.number, eligible, absent, needed))

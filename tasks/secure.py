@@ -28,7 +28,7 @@ from privacy.mask_keys import bundle_bytes
 from privacy.secure_sum import Context, Seeds, recover, remove_masks
 from strategies.interface import Admitted, Shapes, Tensors
 from strategies.secure import COMMITMENTS, MASKED, SHARES, Layout, context_of, layout_of
-from tasks.answers import open_answer
+from tasks.answers import open_answer, open_stored
 from tasks.central import COORDINATOR, Combined
 from tasks.exchange import DirectoryExchange, file_digest
 from tasks.federation import load_federation
@@ -206,11 +206,11 @@ def keep_shares(
 def stored_shares(
     home: CoordinatorHome, plan: RoundPlan, request: UnmaskRequest, request_digest: str
 ) -> dict[str, UnmaskShares]:
-    """The answers to a request that are stored, verified again."""
+    """The answers to a request that are stored, verified again: by keys that have ended since, too."""
     federation, found = load_federation(home), {}
     folder = home.study(plan.study) / "answers" / request_digest
     for path in sorted(folder.glob("*.json")):
-        shares, _ = open_answer(federation, path.stem, path.read_text(), UnmaskShares, plan)
+        shares, _ = open_stored(federation, path.stem, path.read_text(), UnmaskShares, plan)
         check_shares(shares, request, request_digest, path.stem)
         found[path.stem] = shares
     return found
@@ -218,6 +218,9 @@ def stored_shares(
 
 def open_sum(home: CoordinatorHome, protocol: StudyProtocol, plan: RoundPlan, plan_digest: str) -> Sum:
     """Open the sum of an exchange from what is stored of it: deterministic, whoever's shares were used.
+
+    A hospital that left or changed its keys after its vector was admitted is still in the sum: the request
+    names it, and there is one request.
 
     Raises:
         ConsiliumError: E434, too few good shares; E518, the sum is larger than honest updates can make it;
@@ -230,7 +233,7 @@ def open_sum(home: CoordinatorHome, protocol: StudyProtocol, plan: RoundPlan, pl
     federation, envelopes, digests = load_federation(home), [], {}
     for site in request.alive:
         text = load_answer(home, plan.study, plan_digest, site)
-        envelope, digests[site] = open_answer(federation, site, text, UpdateEnvelope, plan)
+        envelope, digests[site] = open_stored(federation, site, text, UpdateEnvelope, plan)
         check_masked(home, envelope, context, layout.length)
         envelopes.append(envelope)
     answers = stored_shares(home, plan, request, request_digest)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from contracts.enrolment import BucketUrl
 from contracts.errors import ConsiliumError
 from contracts.fields import Text, Version
 from contracts.signing import first_problem
@@ -41,7 +42,9 @@ class Tls(_Section):
 class Exchange(_Section):
     """Limits of the exchange of tensors."""
 
-    url: Text | None = None  # an fsspec URL such as s3://bucket/prefix; the API server's own when not given
+    # An fsspec URL such as s3://bucket/prefix, which startup kits offer to hospitals; the API server alone
+    # when not given.
+    url: BucketUrl | None = None
     quota_bytes: Annotated[int, Field(ge=1 << 20)] = 8 << 30  # of one site in one round
     keep_days: Annotated[float, Field(ge=0)] = 90.0  # of what no head, record or release names any more
     # Requests of one site, apart from those of its worker. A transfer over a link that breaks again and again

@@ -54,6 +54,7 @@ def one_of_each() -> list[BaseModel]:
             url="https://fed.example:8443",
             coordinator_key=old.public,
             ca="-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            exchange="s3://bucket/prefix",
             members=[MemberCard(site="ash", sign_key=new.public, declared_size=100)],
             rotations=[old.sign(rotation)],
             code_versions=["0.1.0"],

@@ -8,7 +8,7 @@ import pytest
 
 from consilium.simulation import Simulation
 from contracts.study import StudyProtocol
-from tests.factories import PRIVACY
+from tests.factories import PRIVACY, STUDY
 from tests.masked import Clear, asked, five_hospitals, masked_study, opened, trained, watched_encoding
 from tests.worlds import copied_world
 
@@ -19,6 +19,12 @@ PRIVATE = masked_study(privacy=PRIVACY)
 def five(tmp_path: Path) -> Simulation:
     """Five hospitals after intake; their updates are exact."""
     return five_hospitals(tmp_path / "five", masked_study())
+
+
+@pytest.fixture
+def statistics(tmp_path: Path) -> Simulation:
+    """Five hospitals after intake of a study that begins with statistics."""
+    return five_hospitals(tmp_path / "statistics", masked_study(training=STUDY["training"]))
 
 
 @pytest.fixture

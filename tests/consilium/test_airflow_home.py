@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import configparser
 import getpass
+import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from consilium.airflow_home import (
     write_site,
 )
 from consilium.database import check_database
+from consilium.own_executor import MOST_PROCESSES
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
 from site_runtime import exchange
@@ -105,6 +109,25 @@ def test_a_sites_environment_names_neither_user_nor_machine_nor_coordinator(
 def test_a_lost_task_and_its_retry_fit_into_the_deadline(deadline: int) -> None:
     assert LOST_SECONDS + queue_timeout(deadline) < deadline
     assert queue_timeout(deadline) >= 5
+
+
+_EXECUTORS = """
+import json
+from airflow.executors.executor_loader import ExecutorLoader
+print(json.dumps({type(one).__name__: one.parallelism for one in ExecutorLoader.init_executors()}))
+"""
+
+
+def test_fifty_hospitals_train_at_once_and_the_coordinators_processes_stay_few(tmp_path: Path) -> None:
+    """Fifty slots and more for hospitals, and two studies at once; each process of its own costs 40 MB."""
+    home = CoordinatorHome(tmp_path)
+    write_coordinator(home, 18080, 60, sites=50)
+    assert int(read(home.airflow)["core"]["parallelism"]) >= 2 * 50
+    run = [sys.executable, "-c", _EXECUTORS]
+    answer = subprocess.run(
+        run, env=coordinator_environment(home), capture_output=True, text=True, check=True
+    )
+    assert json.loads(answer.stdout.splitlines()[-1]) == {"OwnExecutor": MOST_PROCESSES, "EdgeExecutor": 100}
 
 
 def test_nobody_gives_up_within_an_hour_nor_is_late_when_the_coordinator_is_back(tmp_path: Path) -> None:

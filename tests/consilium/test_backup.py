@@ -10,20 +10,25 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from consilium.backup import backup, digest_of, restore, saved_paths
 from consilium.federation import app
 from consilium.processes import wait_until
 from consilium.simulation import Simulation, ask_site
+from contracts.enrolment import fingerprint
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
 from durable.clock import now
 from privacy.ledger import Ledger
+from site_runtime.rotation import begin_rotation
 from site_runtime.steps import train
 from tasks.exchange import DirectoryExchange
+from tasks.federation import load_federation
 from tasks.head import load_head
 from tasks.home import CoordinatorHome
+from tasks.membership import revoke, rotate, rotate_coordinator, startup_kit
 from tasks.replay import replay
 from tasks.rounds import close_round, open_round
 from tasks.settings import Settings, load_settings, save_settings
@@ -216,6 +221,50 @@ def test_the_commands_say_what_was_saved_and_that_keys_are_in_it(
     runner, file = CliRunner(), str(tmp_path / "backup.tar")
     made = runner.invoke(app, ["backup", file])
     assert made.exit_code == 0 and "private keys" in made.stderr
-    again = runner.invoke(app, ["restore", file, "--home", str(tmp_path / "new"), "--json"])
+    again = runner.invoke(app, ["restore", file, "--home", str(tmp_path / "new"), "--json", "--yes"])
     shown = json.loads(again.stdout)
     assert shown["studies"]["tiny"]["status"] == "registered" and shown["digest"] in made.stdout
+
+
+def restored(file: Path, target: Path, *options: str, answer: str | None = None) -> Result:
+    return CliRunner().invoke(app, ["restore", str(file), "--home", str(target), *options], input=answer)
+
+
+def test_nobody_is_let_in_again_by_an_old_backup_before_its_members_are_confirmed(
+    simulation: Simulation, tmp_path: Path
+) -> None:
+    """Registry and log go back together: only people, or a later kit, know of a revocation since."""
+    home, file, kit = simulation.coordinator, tmp_path / "backup.tar", tmp_path / "later.kit.json"
+    save_settings(home, Settings(url="http://127.0.0.1:8080"))
+    backup(home, file)
+    revoke(home, "ash", "its key was stolen", "Dr. B")
+    kit.write_text(startup_kit(home))
+    for answer, options in ((None, ()), ("n\n", ()), (None, ("--json",))):
+        refused = restored(file, tmp_path / "new", *options, answer=answer)
+        assert refused.exit_code == 1 and "E121" in refused.output
+        assert list((tmp_path / "new").iterdir()) == []
+    asked = restored(file, tmp_path / "new", answer="y\n")
+    key = load_federation(home).known("ash").sign_key
+    assert asked.exit_code == 0 and fingerprint(key) in asked.stdout and "revoked since" in asked.stderr
+    shown = json.loads(restored(file, tmp_path / "other", "--kit", str(kit), "--yes", "--json").stdout)
+    assert shown["members"] == ["ash", "birch"] and shown["missing"] == ["ash was no member any more"]
+
+
+def test_a_kit_shows_whether_decisions_are_lost(simulation: Simulation, tmp_path: Path) -> None:
+    home, file, kit = simulation.coordinator, tmp_path / "backup.tar", tmp_path / "later.kit.json"
+    save_settings(home, Settings(url="http://127.0.0.1:8080"))
+
+    def missing(target: str) -> list[str]:
+        kit.write_text(startup_kit(home))
+        options = ("--kit", str(kit), "--yes", "--json")
+        return json.loads(restored(file, tmp_path / target, *options).stdout)["missing"]
+
+    backup(home, file)
+    assert missing("same") == []
+    rotate(home, begin_rotation(simulation.sites["ash"], officer="Dr. A. Smith", reason="yearly"), "Dr. B")
+    rotate_coordinator(home, officer="Dr. B", reason="Yearly.")
+    assert missing("later") == ["ash had other keys", "the coordinator had another key"]
+    save_settings(CoordinatorHome(tmp_path / "stranger"), Settings(url="http://127.0.0.1:8080"))
+    kit.write_text(startup_kit(CoordinatorHome(tmp_path / "stranger")))
+    foreign = restored(file, tmp_path / "foreign", "--kit", str(kit), "--yes")
+    assert foreign.exit_code == 1 and "E803" in foreign.output

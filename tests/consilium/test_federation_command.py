@@ -17,7 +17,7 @@ from site_runtime.rotation import rotate_signing_key
 from tasks.federation import coordinator_key, load_federation
 from tasks.home import CoordinatorHome
 from tasks.membership import revoke, rotate, rotate_coordinator
-from tasks.settings import Settings, save_settings
+from tasks.settings import Exchange, Settings, save_settings
 from tests.factories import SITE, tiny_study, write_site
 
 WHO = ("--officer", "Dr. A. Smith", "--reason", "yearly")
@@ -77,6 +77,27 @@ def test_from_request_to_kit_by_two_fingerprints(tmp_path: Path, coordinator: De
     assert (row["site"], row["status"], row["last_seen"], row["declared_size"]) == ("ash", "active", None, 90)
     assert row["fingerprints"]["sign_key"] == asked["fingerprints"]["sign_key"]
     assert "ash" in coordinator.type("federation", "list")[1]
+
+
+def test_a_hospital_is_shown_the_bucket_of_the_federation_and_allows_it_by_name(
+    tmp_path: Path, coordinator: Desk, hospital: Desk
+) -> None:
+    request, kit, bucket = tmp_path / "request.json", tmp_path / "kit.json", "s3://bucket/prefix"
+    hospital.json("site", "enrol", "ash", "--config", tmp_path / "source" / "site.yaml", "--out", request)
+    settings = Settings(federation="North", url="https://fed.example", exchange=Exchange(url=bucket))
+    save_settings(CoordinatorHome(coordinator.home / "coordinator"), settings)
+    done = coordinator.json("federation", "approve", request, "--out", kit, "--yes")
+    assert done["exchange"] == bucket
+    join = ("site", "join", kit, "--fingerprint", fingerprint(done["coordinator_key"]))
+    shown = " ".join(hospital.type(*join)[1].split())
+    assert f"also keeps models and updates in {bucket}" in shown and f"--exchange {bucket}" in shown
+    assert hospital.json(*join)["exchange"] == {"offered": bucket, "allowed": None}
+    assert hospital.json(*join, "--exchange", "s3://other/prefix")["error"]["number"] == "E811"
+    assert hospital.json("site", "policy", "show")["policy"]["exchange"] is None
+    assert "the coordinator alone" in hospital.type("site", "policy", "show")[1]
+    assert hospital.json(*join, "--exchange", bucket)["exchange"] == {"offered": bucket, "allowed": bucket}
+    assert hospital.json("site", "policy", "show")["policy"]["exchange"] == bucket
+    assert f"go by {bucket}" in " ".join(hospital.type(*join)[1].split())
 
 
 def test_keys_change_on_both_sides_and_a_revocation_is_in_the_log(

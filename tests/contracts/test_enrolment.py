@@ -147,3 +147,35 @@ def test_a_kit_with_a_private_key_in_it_cannot_be_made_or_opened() -> None:
     extended = coordinator.sign(Extended.model_validate(body)).model_copy(update={"type": "StartupKit"})
     again = extended.model_copy(update={"signature": coordinator.sign_bytes(extended.signed_bytes())})
     assert refusal(canonical_json(again).decode(), open_kit) == "E802"
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/prefix", "file:///mnt/share", "abfs://models@account.dfs.example/prefix", "gs://a-b"]
+)
+def test_a_kit_offers_a_bucket_and_one_without_is_signed_as_before_there_were_any(url: str) -> None:
+    coordinator = key("coordinator")
+    assert open_kit(signed(coordinator, a_kit(coordinator, exchange=url))).exchange == url
+    assert "exchange" not in coordinator.sign(a_kit(coordinator)).document
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "bucket",
+        "/mnt/share",
+        "s3://",
+        "s3://name:secret@bucket/prefix",
+        "s3://bucket/a b",
+        "s3://bucket/[red]x",
+        "s3://bucket/$(id)",
+        "s3://bucket/\x1b[0m",
+        "filecache::s3://bucket",
+        "s3://bucket::file:///etc",
+        "s3://bucket/" + "x" * 400,
+    ],
+)
+def test_a_bucket_with_a_secret_a_detour_or_a_trick_in_its_address_is_none(url: str) -> None:
+    coordinator = key("coordinator")
+    with pytest.raises(ValueError, match="exchange"):
+        a_kit(coordinator, exchange=url)
+    assert refusal(signed(coordinator, a_kit(coordinator), exchange=url), open_kit) == "E802"

@@ -129,6 +129,18 @@ def test_runs_never_overlap_nor_catch_up(bag: Bag) -> None:
         assert "consilium" in dag.tags
 
 
+def test_fifty_hospitals_work_at_once_in_every_step() -> None:
+    """Airflow's default is 16: the others would wait for those, a whole deadline for some that hang."""
+    from dags.study_intake import intake_dag
+    from dags.study_release import release_dag
+    from dags.study_round import round_dag
+    from dags.view import View
+
+    view = View(studies=[], sites=[f"site{number:02}" for number in range(50)], coordinator=True)
+    for laid_out in (intake_dag, round_dag, release_dag):
+        assert laid_out(STUDIES["summed"], view).max_active_tasks > 50
+
+
 def test_a_queue_outside_the_federation_serves_the_coordinator(bag: Bag) -> None:
     for dag in bag.dags.values():
         for task in dag.tasks:

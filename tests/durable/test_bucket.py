@@ -11,7 +11,6 @@ import pytest
 
 from contracts.errors import ConsiliumError
 from durable.bucket import BucketExchange, partial_of
-from site_runtime.exchange import HttpExchange, site_exchange
 
 CONTENT = bytes(range(256)) * 20_000
 
@@ -80,13 +79,3 @@ def test_a_bucket_that_cannot_be_written_is_said_to_be_out_of_reach(tmp_path: Pa
     (tmp_path / "share").write_text("not a folder")
     with pytest.raises(ConsiliumError, match="E805"):
         BucketExchange(f"file://{tmp_path}/share/models").put(path)
-
-
-def test_a_site_uses_the_bucket_that_its_environment_names(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.delenv("CONSILIUM_EXCHANGE_URL", raising=False)
-    assert isinstance(site_exchange("http://127.0.0.1:1", "ash", tmp_path / "edge.pem"), HttpExchange)
-    monkeypatch.setenv("CONSILIUM_EXCHANGE_URL", "s3://bucket/models")
-    found = site_exchange("http://127.0.0.1:1", "ash", tmp_path / "edge.pem")
-    assert found == BucketExchange("s3://bucket/models")

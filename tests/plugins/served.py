@@ -14,9 +14,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from contracts.plan import RosterEntry, RoundPlan
+from contracts.signing import SigningKey
 from contracts.version import CODE_VERSION
 from plugins.exchange import exchange_app
-from plugins.identity import Keys
+from plugins.gate import SiteGate
 from site_runtime.exchange import HttpExchange
 from tasks.exchange import DirectoryExchange
 from tasks.head import advance, load_head, now
@@ -35,6 +36,7 @@ class Served:
         self.base = self.store.put(write_tensors(root / "base", {"w": np.zeros(4, np.float32)}))
         self.plan = self.make_plan()
         self.port = 0
+        self.gate: SiteGate | None = None  # while it is served
 
     @property
     def url(self) -> str:
@@ -81,10 +83,13 @@ class Served:
 
 @contextlib.contextmanager
 def serving(served: Served) -> Iterator[Served]:
-    """Serve the exchange by uvicorn, as behind Airflow's API server."""
+    """Serve the exchange behind the gate by uvicorn, as Airflow's API server does."""
     root = FastAPI()
-    root.mount("/consilium", exchange_app(served.home, Keys(served.home)))
-    server = uvicorn.Server(uvicorn.Config(root, host="127.0.0.1", port=0, log_level="error"))
+    root.mount("/consilium", exchange_app(served.home))
+    if not served.home.api_key.exists():
+        SigningKey.generate("coordinator").save(served.home.api_key)
+    served.gate = SiteGate(root, served.home)
+    server = uvicorn.Server(uvicorn.Config(served.gate, host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -11,6 +13,7 @@ import pytest
 
 import site_runtime.exchange
 from contracts.errors import ConsiliumError
+from plugins.exchange import Documents
 from plugins.limits import Buckets
 from site_runtime.exchange import HttpExchange
 from tasks.exchange import DirectoryExchange
@@ -226,6 +229,26 @@ def test_no_transfer_of_a_gigabyte_over_a_bad_link_meets_the_limit_that_is_set_b
     for _ in range(1000):
         assert all(rates.take("ash") for _ in range(TASKS_OF_A_WORKER * REQUESTS_OF_AN_ATTEMPT))
         clock[0] += site_runtime.exchange.FIRST_WAIT_SECONDS
+
+
+def test_looking_through_many_plans_keeps_nobody_waiting(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a digest that it does not know the exchange looks at every plan there is."""
+    looking, go_on, may_read = Event(), Event(), Documents.may_read
+
+    def slow(documents: Documents, site: str, digest: str) -> bool:
+        looking.set()
+        assert go_on.wait(30)
+        return may_read(documents, site, digest)
+
+    monkeypatch.setattr(Documents, "may_read", slow)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(served.site("ash").get, served.base, tmp_path / "model")
+        assert looking.wait(30)
+        served.site("birch").put(served.update(), served.plan)
+        go_on.set()
+        asked.result(30)
 
 
 def test_a_coordinator_that_is_away_is_said_to_be(tmp_path: Path, served: Served) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import select
 import shutil
 import socket
+import time
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +132,8 @@ def raw_put(served: Served, path: Path, sent: int, offset: int = 0) -> socket.so
     headers = served.site("ash")._authorisation("PUT", where, digest, len(body), offset)
     lines = [f"PUT {where} HTTP/1.1", "Host: x", f"Content-Length: {len(body) - offset}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
+    if offset:
+        lines.append(f"Content-Range: bytes {offset}-{len(body) - 1}/{len(body)}")
     connection = socket.create_connection(("127.0.0.1", served.port))
     connection.sendall("\r\n".join([*lines, "", ""]).encode() + body[offset : offset + sent])
     return connection
@@ -157,6 +161,73 @@ def test_begun_uploads_count_against_the_quota(served: Served) -> None:
     with pytest.raises(ConsiliumError, match=r"E804.*413.*quota"):
         served.site("ash").put(served.large(), served.plan)
     served.site("birch").put(served.large(), served.plan)
+
+
+def uploads(served: Served, number: int, size: int) -> list[socket.socket]:
+    """Heads of so many uploads of ash for one plan at once, with one byte of each body."""
+    return [raw_put(served, served.large(f"large-{n}", size), 1) for n in range(number)]
+
+
+def until_refused(wires: list[socket.socket], number: int, status: int) -> None:
+    waiting, end = list(wires), time.monotonic() + 30
+    while len(wires) - len(waiting) < number:
+        assert time.monotonic() < end
+        for wire in select.select(waiting, [], [], 1)[0]:
+            assert f" {status} ".encode() in wire.recv(100)
+            waiting.remove(wire)
+
+
+def test_what_is_sent_at_once_counts_whole_against_the_quota(served: Served) -> None:
+    """Each of these alone fits; of a body that has not come yet the quota is taken when it is let in."""
+    save_settings(served.home, Settings(exchange=Exchange(quota_bytes=8_000_000)))
+    wires = uploads(served, 4, 3_000_000)
+    until_refused(wires, 2, 413)
+    served.site("birch").put(served.large(), served.plan)
+    for wire in wires:
+        wire.close()
+
+
+def test_what_is_sent_at_once_counts_whole_against_the_free_disk(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    free = plugins.uploads.SPARE_BYTES + 8_000_000
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1 << 40, 1 << 40, free))
+    wires = uploads(served, 2, 3_000_000)
+    deadline = time.monotonic() + 30
+    while len(list(served.store.partial.glob("*/*/*"))) < 2:
+        assert time.monotonic() < deadline
+    with pytest.raises(ConsiliumError, match=r"E805.*507"):  # another hospital
+        served.site("birch").put(served.large(size=3_000_000), served.plan)
+    for wire in wires:
+        wire.close()
+
+
+def test_attempts_that_add_little_read_nothing_of_what_is_there(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hospital could else have the coordinator hash a gigabyte for each byte that it sends."""
+    path = served.large()
+    whole = path.read_bytes()
+    write_atomic(beginning(served, "ash", path), whole[:4_000_000])
+    read: list[int] = []
+
+    class Counting(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes | None:
+            block = super().read(size)
+            read.append(len(block or b""))
+            return block
+
+    monkeypatch.setattr(durable.partial, "FileIO", Counting)
+    with monkeypatch.context() as patch:
+        patch.setattr(plugins.uploads, "BATCH_SECONDS", 0.2)
+        for number in range(3):
+            with raw_put(served, path, 10, 4_000_000 + 10 * number) as slow:
+                assert b" 408 " in slow.recv(100)
+    assert beginning(served, "ash", path).read_bytes() == whole[:4_000_030]
+    assert sum(read) == 0
+    assert served.store.path_of(served.site("ash").put(path, served.plan)).read_bytes() == whole
+    assert sum(read) == len(whole)
 
 
 def test_a_site_begins_only_a_few_uploads_for_a_plan(served: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import uuid
@@ -13,6 +14,7 @@ import jwt
 import pytest
 
 from contracts.signing import MAX_DOCUMENT_BYTES, SigningKey
+from plugins.jobs import Life
 from tests.plugins.gate_harness import ASH_LATER, ASH_TASK, OWN_TASK, RUN, SYSTEM, Gate, state
 
 
@@ -99,6 +101,21 @@ def test_free_text_of_a_hospital_does_not_pass(gate: Gate) -> None:
     assert len(passed["sysinfo"]["python_version"]) == 200
 
 
+def test_no_character_that_cannot_be_shown_reaches_the_operators_page(gate: Gate) -> None:
+    sysinfo = {
+        **SYSTEM,
+        "status_text": "all\x07 \x00well\n",
+        "python_version": "3.11\x1b[2J",
+        "status": "\u202e",
+    }
+    assert gate.edge("ash", "PATCH", "worker/ash", state(["ash"], state="idle\x07", sysinfo=sysinfo)) == 200
+    passed = gate.behind.seen[0][1]
+    assert passed["state"] == "idle"
+    shown = {name: passed["sysinfo"][name] for name in ("status_text", "python_version", "status")}
+    assert shown == {"status_text": "all well", "python_version": "3.11[2J", "status": ""}
+    json.dumps(passed, ensure_ascii=False).encode()  # as Airflow answers
+
+
 def test_a_pushed_log_is_answered_and_thrown_away(gate: Gate) -> None:
     path = f"logs/push/tiny.round/ash.train/{RUN}/1/-1"
     assert gate.edge("ash", "POST", path, {"log_chunk_data": "patient 17", "log_chunk_time": "x"}) == 200
@@ -109,6 +126,35 @@ def test_a_late_report_of_a_job_that_is_no_more_ends_no_worker(gate: Gate) -> No
     assert gate.edge("ash", "PATCH", "jobs/state/tiny.round/ash.train/long-ago/1/-1/failed") == 200
     assert gate.edge("ash", "PATCH", "jobs/state/tiny.round/birch.train/long-ago/1/-1/failed") == 403
     assert gate.behind.seen == []
+
+
+def test_a_job_whose_task_is_over_is_not_running_whatever_its_hospital_says(gate: Gate) -> None:
+    """Its end is still reported: that frees the slot of the executor."""
+    job = f"jobs/state/tiny.round/ash.train/{RUN}"
+    assert gate.edge("ash", "PATCH", f"{job}/2/-1/running") == 200  # an attempt that is not the present one
+    gate.jobs.over.add("ash.train")
+    assert gate.edge("ash", "PATCH", f"{job}/1/-1/running") == 200
+    assert gate.behind.seen == []
+    assert gate.edge("ash", "PATCH", f"{job}/1/-1/success") == 200
+    assert len(gate.behind.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("life", "passed"),
+    [
+        (Life("running", 0.0), "up_for_retry"),
+        (Life("running", 0.0, retries=False), "failed"),
+        (None, "failed"),
+    ],
+)
+def test_a_task_is_tried_again_as_often_as_it_may_be_and_no_more(
+    gate: Gate, life: Life | None, passed: str
+) -> None:
+    gate.jobs.lives[ASH_TASK] = life
+    end = {"state": "up_for_retry", "end_date": "2026-01-01T00:00:00Z"}
+    assert gate.task(ASH_TASK, "PATCH", f"task-instances/{ASH_TASK}/state", end) == 200
+    assert gate.behind.seen[0][1]["state"] == passed
+    assert gate.audited()[-1]["subject"].endswith(passed)
 
 
 def test_a_fresh_worker_takes_over_from_a_silent_one_only(gate: Gate) -> None:

@@ -231,6 +231,33 @@ def test_a_flood_without_a_key_costs_no_log_and_locks_no_hospital_out(gate: Gate
     assert len(gate.audited()) <= FAILURES_AT_ONCE + 5
 
 
+def test_a_flood_of_a_member_does_not_fill_the_servers_log(
+    gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate.gate.audit._lines = Buckets(0.0, 20)
+    token = gate.edge_token("ash", "jobs/fetch/ash")
+    for _ in range(100):
+        fetch(gate, token)
+    said = [record for record in caplog.records if "of ash refused" in record.getMessage()]
+    lines = gate.audited()
+    assert len(said) == sum("status" in line for line in lines) == 20
+    assert lines[-1]["reason"] == "left_out" and lines[-1]["left_out"] == 79
+
+
+@pytest.mark.parametrize("pid", ["1e999", "-1e999", "NaN", '"\\ud800"', '"\\udc00\\ud800"', "1" + "0" * 400])
+def test_numbers_and_letters_that_fail_behind_the_gate_are_refused(gate: Gate, pid: str) -> None:
+    headers = [(b"authorization", f"Bearer {gate.task_token(ASH_TASK)}".encode())]
+    body = f'{{"state": "running", "pid": {pid}}}'.encode()
+    path = f"/execution/task-instances/{ASH_TASK}/run"
+    assert gate.send("PATCH", path, headers, blocks=[body]) == 400
+    assert gate.behind.seen == []
+
+
+def test_letters_beyond_the_first_plane_pass_in_any_spelling() -> None:
+    for body in ('"\\ud83e\\ude7a"', '"\U0001fa7a"'):
+        assert wire.parsed(body.encode()) == "\U0001fa7a"
+
+
 def test_every_refusal_reads_the_same(gate: Gate) -> None:
     bodies = set()
     for token in (None, "x", gate.edge_token("ash", "jobs/fetch/birch"), gate.task_token(ASH_TASK)):

@@ -325,6 +325,51 @@ def test_two_liars_among_many_are_both_named() -> None:
     assert played.recover(alive, [], answers).liars == ("sa", "se")
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_as_many_liars_as_can_be_told_are_named_wherever_they_stand(data: st.DataObject) -> None:
+    """Each lies about seeds of its choice, in each seed at most (answers - threshold) // 2 of them."""
+    sites = data.draw(st.integers(5, 24))
+    context = context_of(sites, data.draw(st.integers(sites // 2 + 1, sites - 2)))
+    played = Round(context, drawn(context, 1))
+    alive = list(context.roster)
+    answers = played.answers(alive, [], alive)
+    lied = set()
+    for of in data.draw(st.lists(st.sampled_from(alive), min_size=1, unique=True)):
+        most = (sites - context.threshold) // 2
+        for liar in data.draw(st.lists(st.sampled_from(alive), max_size=most, unique=True)):
+            _altered(answers, liar, of)
+            lied.add(liar)
+    assert played.recover(alive, [], answers).liars == tuple(sorted(lied))
+
+
+@pytest.mark.parametrize(("sites", "threshold", "liars"), [(20, 14, (0, 10)), (64, 45, (0, 7, 21, 30, 63))])
+def test_liars_spread_over_a_large_roster_are_named(
+    sites: int, threshold: int, liars: tuple[int, ...]
+) -> None:
+    context = context_of(sites, threshold)
+    played = Round(context, drawn(context, 1))
+    alive = list(context.roster)
+    answers = played.answers(alive, [], alive)
+    for liar in liars:
+        for of in alive:
+            _altered(answers, alive[liar], of)
+    seeds = played.recover(alive, [], answers)
+    assert seeds.liars == tuple(alive[liar] for liar in liars)
+
+
+def test_more_liars_than_can_be_told_are_told_by_what_was_committed_to() -> None:
+    """Of 20 answers 14 are needed and 4 are wrong: a group without them is found by trying."""
+    context = context_of(20, 14)
+    played = Round(context, drawn(context, 1))
+    alive = list(context.roster)
+    answers = played.answers(alive, [], alive)
+    for liar in (0, 5, 10, 15):
+        for of in alive:
+            _altered(answers, alive[liar], of)
+    assert played.recover(alive, [], answers).liars == tuple(alive[liar] for liar in (0, 5, 10, 15))
+
+
 def test_too_few_good_answers_open_nothing() -> None:
     context = context_of(5, 3)
     played = Round(context, drawn(context, 1))

@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from contracts.errors import ConsiliumError
-from privacy.shamir import _PRODUCT, combine, interpolate, split
+from privacy.shamir import PRODUCT, combine, interpolate, split
 
 
 def test_products_are_those_of_aes() -> None:
     """FIPS 197, sections 4.2 and 4.2.1."""
-    assert _PRODUCT[0x57, 0x83] == 0xC1 and _PRODUCT[0x57, 0x13] == 0xFE
+    assert PRODUCT[0x57, 0x83] == 0xC1 and PRODUCT[0x57, 0x13] == 0xFE
 
 
 def test_the_field_has_inverses_and_distributes() -> None:
     a, b, c = np.random.default_rng(1).integers(0, 256, (3, 5000))
-    np.testing.assert_array_equal(_PRODUCT[a, b ^ c], _PRODUCT[a, b] ^ _PRODUCT[a, c])
-    np.testing.assert_array_equal(_PRODUCT[_PRODUCT[a, b], c], _PRODUCT[a, _PRODUCT[b, c]])
-    assert (np.sort(_PRODUCT[1:, 1:], axis=1) == np.arange(1, 256)).all()
+    np.testing.assert_array_equal(PRODUCT[a, b ^ c], PRODUCT[a, b] ^ PRODUCT[a, c])
+    np.testing.assert_array_equal(PRODUCT[PRODUCT[a, b], c], PRODUCT[a, PRODUCT[b, c]])
+    assert (np.sort(PRODUCT[1:, 1:], axis=1) == np.arange(1, 256)).all()
 
 
 @given(st.data())

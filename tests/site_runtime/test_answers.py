@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,8 +11,7 @@ from consilium.simulation import Simulation, ask
 from contracts.signing import parse_signed
 from contracts.study import StudyProtocol
 from site_runtime.steps import train
-from site_runtime.training import compute, make_update
-from strategies.interface import SiteUpdate
+from site_runtime.training import make_update
 from tasks.exchange import DirectoryExchange
 from tests.factories import opened_plan, private_study, tiny_simulation, tiny_study
 from tests.federations import resigned
@@ -48,25 +46,6 @@ def test_killed_between_any_two_writes_no_second_answer_leaves(
         assert len(sent - {base}) == 1
 
     assert moments(begin, check, tmp_path / "killed") >= 4
-
-
-def test_two_plans_for_one_exchange_at_the_same_time_get_one_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    simulation = tiny_simulation(tmp_path, EXACT)
-    plan = opened_plan(simulation)
-    anew, said = resigned(simulation, plan, attempt=2), []
-
-    def meanwhile(*arguments: Any) -> SiteUpdate:
-        """Before the first plan's update is kept, the second one is answered."""
-        monkeypatch.setattr("site_runtime.training.compute", compute)
-        said.append(site_train(simulation.root, simulation.protocol, anew))
-        return compute(*arguments)
-
-    monkeypatch.setattr("site_runtime.training.compute", meanwhile)
-    said.append(site_train(simulation.root, simulation.protocol, plan))
-    second, first = (parse_signed(text).document for text in said)
-    assert first["plan"] != second["plan"] and first["tensors"] == second["tensors"]
 
 
 def site_train(root: Path, protocol: StudyProtocol, plan: str) -> str:

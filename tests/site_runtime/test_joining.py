@@ -9,18 +9,22 @@ import pytest
 from contracts.enrolment import StartupKit, fingerprint, open_kit, open_request, open_rotation
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey, to_text
+from contracts.update import UpdateEnvelope
 from privacy.ledger import Ledger
-from site_runtime.egress import egress_records
+from site_runtime.config import load_site
+from site_runtime.egress import egress_records, send
 from site_runtime.enrol import enrol_site, join_request, site_card
 from site_runtime.home import SiteHome
 from site_runtime.joining import join, peers_of
+from site_runtime.kit import allowed_bucket
 from site_runtime.peers import load_peers, pin_peer
 from site_runtime.rotation import begin_rotation, finish_rotation, pending_keys
 from tasks import membership
 from tasks.federation import coordinator_key, edge_keys, load_federation
 from tasks.home import CoordinatorHome
-from tasks.settings import Settings, Tls, save_settings
+from tasks.settings import Exchange, Settings, Tls, save_settings
 from tests.factories import SITE, write_site
+from tests.instances import one_of_each
 
 WHO = {"officer": "Dr. A. Smith", "reason": "yearly"}
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
@@ -34,10 +38,10 @@ class World:
         self.coordinator = CoordinatorHome(root / "coordinator")
         save_settings(self.coordinator, Settings(federation="North", url="https://fed.example"))
 
-    def enrolled(self, name: str) -> SiteHome:
+    def enrolled(self, name: str, **changes: object) -> SiteHome:
         home = SiteHome(self.root / "sites" / name)
         governance = {**SITE["governance"], "lineage": name}
-        enrol_site(home, write_site(self.root / "source" / name, site=name, governance=governance))
+        enrol_site(home, write_site(self.root / "source" / name, site=name, governance=governance, **changes))
         return home
 
     def admitted(self, name: str) -> SiteHome:
@@ -68,11 +72,11 @@ def kept(home: SiteHome) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in home.signing_key.parent.glob("[!.]*")}
 
 
-def refused(home: SiteHome, text: str, confirmed: str | None = None) -> str:
+def refused(home: SiteHome, text: str, confirmed: str | None = None, bucket: str | None = None) -> str:
     """The number with which a kit is refused; nothing changes then."""
     before = kept(home)
     with pytest.raises(ConsiliumError) as error:
-        join(home, text, confirmed)
+        join(home, text, confirmed, bucket)
     assert kept(home) == before
     return error.value.number
 
@@ -209,3 +213,53 @@ def test_a_key_that_the_coordinator_exchanged_is_shown_as_changed_and_not_pinned
     pinned = load_peers(ash)
     assert join(ash, world.kit()).followed == []
     assert [p.standing for p in peers_of(ash)] == ["changed"] and load_peers(ash) == pinned
+
+
+BUCKET = "s3://bucket/prefix"
+
+
+def offering(world: World, bucket: str | None) -> str:
+    """A kit of a federation that keeps its tensors in a bucket."""
+    settings = Settings(federation="North", url="https://fed.example", exchange=Exchange(url=bucket))
+    save_settings(world.coordinator, settings)
+    return world.kit()
+
+
+def test_a_bucket_is_used_once_somebody_here_has_named_it_and_no_other(world: World) -> None:
+    home = world.joined("ash")
+    before = load_site(home)
+    kit = offering(world, BUCKET)
+    assert join(home, kit).bucket is None and load_site(home) == before
+    assert refused(home, kit, bucket="s3://bucket/other") == "E811" and load_site(home) == before
+    assert join(home, kit, bucket=BUCKET).bucket == BUCKET == allowed_bucket(home)
+    after = load_site(home)
+    assert after.policy.exchange == BUCKET and after.policy_digest != before.policy_digest
+    same = after.policy.model_copy(update={"exchange": None})
+    assert after.model_copy(update={"policy": same}) == before
+    assert join(home, kit).bucket == BUCKET  # again, without
+
+
+@pytest.mark.parametrize("bucket", ["s3://elsewhere/prefix", None])
+def test_a_coordinator_cannot_steer_a_hospital_to_another_bucket(world: World, bucket: str | None) -> None:
+    home = world.joined("ash")
+    join(home, offering(world, BUCKET), bucket=BUCKET)
+    assert join(home, offering(world, bucket)).bucket is None
+    assert allowed_bucket(home) is None and load_site(home).policy.exchange == BUCKET
+
+
+def test_a_bucket_that_a_kit_does_not_offer_is_not_used(world: World) -> None:
+    home = world.joined("ash")
+    assert refused(home, offering(world, None), bucket=BUCKET) == "E811"
+    policy = SITE["policy"] | {"exchange": BUCKET}
+    home = world.enrolled("birch", policy=policy)
+    assert load_site(home).policy.exchange == BUCKET and allowed_bucket(home) is None
+
+
+def test_the_hospitals_record_says_where_its_tensors_lie(world: World) -> None:
+    home = world.joined("ash")
+    join(home, offering(world, BUCKET), bucket=BUCKET)
+    config = load_site(home)
+    envelope = next(one for one in one_of_each() if isinstance(one, UpdateEnvelope))
+    send(home, config, envelope.model_copy(update={"policy": config.policy_digest}))
+    join_request(home)
+    assert [record.get("tensors_to") for record in egress_records(home)][-2:] == [BUCKET, None]

@@ -126,7 +126,7 @@ def test_cut_off_before_it_answered_the_retry_keeps_the_same_model_and_costs_not
     home = private.sites["ash"]
     text, _ = opened(private)
     with monkeypatch.context() as patched:
-        patched.setattr("site_runtime.answers.keep", lambda *_: 1 / 0)
+        patched.setattr("site_runtime.training.keep", lambda *_: 1 / 0)
         with pytest.raises(SiteRefused):
             train(home, text, exchange(private))
     cut = local_path(home, private.protocol).read_bytes()

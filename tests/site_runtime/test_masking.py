@@ -306,6 +306,79 @@ def test_the_coordinator_killed_between_any_two_writes_makes_one_request_and_one
     assert moments(begin, check, tmp_path / "killed") >= 10
 
 
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Simulation, str]:
+    """Without privacy, as the first request reaches the hospitals; tests work on copies."""
+    simulation = five_hospitals(tmp_path_factory.mktemp("exact"), masked_study(rounds=3))
+    request = asked(simulation, trained(simulation, opened(simulation, "run-0")), "run-0")
+    assert request.plan is not None
+    return simulation, request.plan
+
+
+def lost_after(simulation: Simulation, request: str, answering: tuple[str, ...]) -> str:
+    """The plan of the next round, which starts from the same model: so few have answered the request."""
+    answers: dict[str, str | None] = {
+        site: unmask(simulation.sites[site], request, exchange(simulation)) for site in answering
+    }
+    assert closed(simulation, answers, "run-0").record["status"] == "lost"
+    plan = opened(simulation, "run-1")
+    assert plan_of(plan)[0].base_model == load_record(simulation.coordinator, "tiny", "1")["base_model"]
+    return plan
+
+
+def test_from_one_model_no_second_exact_sum_is_opened_over_others(exact: Any, tmp_path: Path) -> None:
+    """A coordinator that has opened a sum and calls its round lost: the next one without elm tells elm's."""
+    simulation = copied(exact[0], tmp_path / "copy")
+    for site in SITES[3:]:  # the rogue has their answers as well
+        unmask(simulation.sites[site], exact[1], exchange(simulation))
+    plan = lost_after(simulation, exact[1], SITES[:3])
+    request = asked(simulation, trained(simulation, plan, ("elm",)), "run-1")
+    assert request.plan is not None
+    assert [refused(unmask, simulation, request.plan, site).number for site in SITES[:4]] == ["E522"] * 4
+
+
+def test_a_roster_without_one_of_an_exact_sum_is_refused_before_anything_is_read(
+    exact: Any, tmp_path: Path
+) -> None:
+    simulation = copied(exact[0], tmp_path / "copy")
+    plan = lost_after(simulation, exact[1], SITES[:3])
+    smaller = resigned(simulation, plan, roster=plan_of(plan)[0].roster[:4])
+    assert refused(train, simulation, smaller).number == "E522"
+    assert parse_signed(train(simulation.sites["ash"], plan, exchange(simulation))).type == "UpdateEnvelope"
+    answer = train(simulation.sites["dogwood"], smaller, exchange(simulation))
+    assert parse_signed(answer).type == "UpdateEnvelope"  # it has opened nothing yet
+
+
+def test_after_an_honest_loss_the_next_round_goes_on(exact: Any, tmp_path: Path) -> None:
+    """Over the same hospitals the sum is the same once more; whoever is missing is waited for."""
+    simulation = copied(exact[0], tmp_path / "copy")
+    plan = lost_after(simulation, exact[1], SITES[:3])
+    answers = trained(simulation, plan)
+    first = asked(simulation, answers, "run-1")
+    record = closed(simulation, unmasked(simulation, first), "run-1").record
+    assert record["status"] == "closed" and record["admitted"] == sorted(SITES)
+    # The model has moved: from the new one any hospitals may be summed.
+    assert run_exchange(simulation, "run-2", first=("elm",)).record["status"] == "closed"
+
+
+def test_a_round_that_nobody_was_asked_to_unmask_binds_no_other_sum(tmp_path: Path) -> None:
+    simulation = five_hospitals(tmp_path, masked_study(rounds=3))
+    assert run_exchange(simulation, "run-0", first=SITES[:2]).record["status"] == "lost"
+    plan = opened(simulation, "run-1")
+    smaller = resigned(simulation, plan, roster=plan_of(plan)[0].roster[1:])
+    assert (
+        parse_signed(train(simulation.sites["elm"], smaller, exchange(simulation))).type == "UpdateEnvelope"
+    )
+
+
+def test_with_privacy_every_sum_is_noised_and_stands_alone(sent: Any) -> None:
+    simulation, plan, request = sent
+    home = simulation.sites["ash"]
+    unmask(home, request, exchange(simulation))
+    state = open_masks(home, "ash", simulation.protocol)
+    assert state.opened_from(plan_of(resigned(simulation, plan, round=2))[0]) == {}
+
+
 def test_exact_updates_leave_under_masks_alone_where_the_policy_says_summed() -> None:
     summed, yes, no = (Policy.model_validate({"exact_updates": v}) for v in ("summed", True, False))
     masked, clear = masked_study(), tiny_study()

@@ -10,7 +10,7 @@ from contracts.enrolment import make_rotation
 from contracts.errors import ConsiliumError
 from contracts.signing import Signed, SigningKey
 from site_runtime.home import SiteHome
-from site_runtime.peers import follow_rotations, load_peers, peer_key, pin_peer
+from site_runtime.peers import follow_rotations, keys_for, load_peers, peer_key, pin_peer
 
 TIME = "2026-01-01T00:00:00Z"
 
@@ -71,3 +71,36 @@ def test_a_damaged_file_is_never_taken_for_nobody_pinned(home: SiteHome) -> None
     for step in (lambda: load_peers(home), lambda: pin_peer(home, "cedar", birch().public)):
         with pytest.raises(ConsiliumError, match="E801"):
             step()
+
+
+def at(monkeypatch: pytest.MonkeyPatch, time: str) -> None:
+    """Set this hospital's clock."""
+    monkeypatch.setattr("site_runtime.peers.now", lambda: time)
+
+
+def test_a_replaced_key_counts_for_plans_from_before_and_not_for_long(
+    home: SiteHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, c = birch(), birch(), birch()
+    pin_peer(home, "birch", a.public)
+    assert keys_for(home, "birch", "2026-03-01T12:00:00Z") == [a.public]
+    at(monkeypatch, "2026-03-02T12:00:00Z")
+    follow_rotations(home, [change(a, b)])
+    at(monkeypatch, "2026-03-05T12:00:00Z")
+    follow_rotations(home, [change(a, b), change(b, c)])
+    assert keys_for(home, "birch", "2026-03-01T12:00:00Z") == [c.public, a.public, b.public]
+    assert keys_for(home, "birch", "2026-03-04T12:00:00Z") == [c.public, b.public]
+    assert keys_for(home, "birch", "2026-03-05T12:03:00Z") == [c.public]
+    at(monkeypatch, "2026-03-17T12:00:00Z")
+    assert keys_for(home, "birch", "2026-03-01T12:00:00Z") == [c.public, b.public]
+    at(monkeypatch, "2026-03-20T12:00:00Z")  # whatever date a plan bears
+    assert keys_for(home, "birch", "2026-03-01T12:00:00Z") == [c.public]
+
+
+def test_after_a_persons_word_no_earlier_key_counts(home: SiteHome) -> None:
+    a, b, c = birch(), birch(), birch()
+    pin_peer(home, "birch", a.public)
+    follow_rotations(home, [change(a, b)])
+    assert keys_for(home, "birch", TIME) == [b.public, a.public]
+    pin_peer(home, "birch", c.public, replace=True)
+    assert keys_for(home, "birch", TIME) == [c.public]

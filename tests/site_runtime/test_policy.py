@@ -73,9 +73,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str | None]] = {
     "another strategy": ({"strategies": ["fedadam"]}, {}, "E317"),
     "another aggregation": ({"aggregation": ["secure"]}, {}, "E318"),
     "the one that is named": ({"aggregation": ["secure", "norm_bound"]}, {}, None),
-    "too long": ({"resources": {"max_seconds": 29}}, {}, "E320"),
+    "too long": ({"resources": {"max_seconds": 599}}, {}, "E320"),  # an intake may take 600 s
+    "rounds that are too long": ({"resources": {"max_seconds": 600}}, {"deadline_seconds": 601}, "E320"),
     "too many steps": ({"resources": {"max_steps": 2}}, {}, "E320"),
-    "enough": ({"resources": {"max_seconds": 30, "max_steps": 3}}, {}, None),
+    "enough": ({"resources": {"max_seconds": 600, "max_steps": 3}}, {}, None),
     "exact updates": ({"exact_updates": False}, {}, "E304"),
 }
 

@@ -204,6 +204,39 @@ def test_a_removed_member_is_forgotten_but_a_revoked_key_never_returns(home: Coo
     assert [decision for _, decision in log(home)] == ["admitted", "revoked", "removed"]
 
 
+def test_keys_that_ended_never_come_back_by_a_rotation_or_under_another_name(home: CoordinatorHome) -> None:
+    """Revoked or replaced, and their member forgotten since: the log of decisions knows them."""
+    (ash, elm, fir) = admitted(home, "ash", "elm", "fir")
+    revoked, replaced = (elm.sign, elm.edge), (fir.sign, fir.edge)
+    revoke(home, "elm", "stolen", "Dr. B")
+    rotate(home, fir.rotation(), "Dr. B")
+    for name in ("elm", "fir"):
+        remove(home, name, "Dr. B")
+    before = home.federation.read_bytes()
+    for sign, edge in (revoked, replaced):
+        again, follower = Hospital("oak"), Hospital("ash")
+        again.sign = SigningKey("oak", sign._private)
+        follower.edge = SigningKey("ash", edge._private)
+        change = make_rotation(ash.sign, follower.sign, now(), follower.edge)
+        for step in (
+            lambda again=again: approve(home, again.request(), "Dr. B"),
+            lambda change=change: rotate(home, to_text(ash.sign.sign(change)), "Dr. B"),
+        ):
+            with pytest.raises(ConsiliumError, match="E808"):
+                step()
+    assert home.federation.read_bytes() == before
+
+
+def test_a_member_that_was_approved_under_a_wrong_name_asks_again_with_its_keys(
+    home: CoordinatorHome,
+) -> None:
+    (wrong,) = admitted(home, "elmm")
+    remove(home, "elmm", "Dr. B")
+    right = Hospital("elm")
+    right.sign, right.edge = SigningKey("elm", wrong.sign._private), SigningKey("elm", wrong.edge._private)
+    assert approve(home, right.request(), "Dr. B").site == "elm"
+
+
 def test_who_took_part_cannot_be_removed(home: CoordinatorHome) -> None:
     admitted(home, "ash")
     sheet = home.study("tiny") / "sheets" / "ash.json"

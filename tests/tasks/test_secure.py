@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,12 @@ from consilium.simulation import Simulation, run_rounds
 from consilium.status import study_status
 from contracts.datasheet import DataSheet
 from contracts.errors import ConsiliumError
-from contracts.masking import UnmaskShares
+from contracts.masking import MaskKey, UnmaskShares
+from contracts.refusal import Refusal
 from contracts.signing import SigningKey, parse_signed, to_text
 from contracts.update import UpdateEnvelope
+from durable.clock import now
+from privacy.mask_keys import new_mask_key
 from site_runtime.consent import pause
 from site_runtime.steps import intake
 from strategies.secure import Layout
@@ -22,9 +27,10 @@ from tasks.head import load_head
 from tasks.replay import replay
 from tasks.rounds import open_round
 from tasks.store import load_record, save_sheet
-from tests.factories import PRIVACY, STUDY, write_tensors
+from tests.factories import PRIVACY, STUDY, TinyFederation, write_tensors
 from tests.masked import (
     SITES,
+    Answers,
     Clear,
     asked,
     closed,
@@ -224,6 +230,41 @@ def test_a_paused_hospital_ends_no_study(tmp_path: Path) -> None:
     assert load_head(simulation.coordinator, "tiny").status == "running"
 
 
+def refusing(simulation: Simulation, answers: Answers, number: str, sites: tuple[str, ...]) -> Answers:
+    """The answers with these hospitals' replaced by a refusal."""
+    changed = dict(answers)
+    for site in sites:
+        no = Refusal.of(ConsiliumError(number), study="tiny", site=site, stage="train")
+        key = SigningKey.load(site, simulation.sites[site].signing_key)
+        changed[site] = to_text(key.sign(no))
+    return changed
+
+
+@pytest.mark.parametrize("number", ["E122", "E302", "E319", "E402", "E407", "E803", "E805", "E899"])
+def test_a_refusal_that_may_pass_ends_no_study(statistics: Simulation, number: str) -> None:
+    """Two of five, of whom four are needed: the same plan is answered when their time has come."""
+    plan = opened(statistics, "run-0")
+    answers = trained(statistics, plan)
+    assert asked(statistics, refusing(statistics, answers, number, SITES[:2]), "run-0").plan is None
+    with pytest.raises(ConsiliumError, match=rf"E506.*ash: {number}"):
+        closed(statistics, {}, "run-0")
+    assert load_head(statistics.coordinator, "tiny").status == "running"
+    assert opened(statistics, "run-1") == plan
+    request = asked(statistics, answers, "run-1")
+    with pytest.raises(ConsiliumError, match=rf"E506.*ash: {number}"):
+        closed(statistics, refusing(statistics, unmasked(statistics, request), number, SITES[:2]), "run-1")
+    assert run_exchange(statistics, "run-2").record["status"] == "closed"
+
+
+@pytest.mark.parametrize("number", ["E303", "E401", "E511", "E514", "E807"])
+def test_a_refusal_that_stays_ends_the_study_by_number(statistics: Simulation, number: str) -> None:
+    answers = trained(statistics, opened(statistics))
+    assert asked(statistics, refusing(statistics, answers, number, SITES[:2])).plan is None
+    with pytest.raises(ConsiliumError, match=rf"E516.*ash: {number}"):
+        closed(statistics, {})
+    assert load_head(statistics.coordinator, "tiny").status == "rejected"
+
+
 def test_there_is_one_request_for_a_plan_and_a_late_vector_stays_out(five: Simulation) -> None:
     plan = opened(five)
     answers = trained(five, plan)
@@ -252,6 +293,90 @@ def test_a_wrong_share_is_found_and_its_hospital_is_named(five: Simulation) -> N
     key = SigningKey.load("birch", five.sites["birch"].signing_key)
     record = closed(five, answers | {"birch": to_text(key.sign(wrong))}).record
     assert record["status"] == "closed" and record["secure"]["liars"] == ["birch"]
+
+
+def lying(simulation: Simulation, answers: Answers, *sites: str) -> Answers:
+    """The answers to a request with a wrong share in each of these."""
+    changed = dict(answers)
+    for site in sites:
+        shares = UnmaskShares.model_validate(parse_signed(answers[site] or "").document)
+        wrong = shares.model_copy(update={"own": shares.own | {"ash": "B" * 42 + "A"}})
+        changed[site] = to_text(SigningKey.load(site, simulation.sites[site].signing_key).sign(wrong))
+    return changed
+
+
+def test_one_that_lies_and_one_that_is_late_end_no_study(statistics: Simulation) -> None:
+    """Four of five have answered, four are needed, one of them is wrong: the fifth opens the sum."""
+    request = asked(statistics, trained(statistics, opened(statistics, "run-0")), "run-0")
+    answers = lying(statistics, unmasked(statistics, request), "birch")
+    with pytest.raises(ConsiliumError, match=r"E506.*E434"):
+        closed(statistics, answers | {"elm": None}, "run-0")
+    assert opened(statistics, "run-1") and asked(statistics, {}, "run-1").plan == request.plan
+    record = closed(statistics, {"elm": answers["elm"]}, "run-1").record
+    assert record["status"] == "closed" and record["secure"]["liars"] == ["birch"]
+
+
+def test_a_sum_that_nobody_left_could_open_ends_the_study_by_number(statistics: Simulation) -> None:
+    request = asked(statistics, trained(statistics, opened(statistics)))
+    answers = lying(statistics, unmasked(statistics, request), "birch", "cedar")
+    with pytest.raises(ConsiliumError, match=r"E516.*E434"):
+        closed(statistics, answers)
+    assert load_head(statistics.coordinator, "tiny").status == "rejected"
+
+
+def test_a_round_of_training_waits_for_nobody_when_shares_are_wrong(five: Simulation) -> None:
+    request = asked(five, trained(five, opened(five)))
+    answers = lying(five, unmasked(five, request), "birch") | {"elm": None}
+    found = closed(five, answers)
+    assert found.record["status"] == "lost" and "E434" in found.record["reason"] and found.next == "round"
+
+
+def put_back(simulation: Simulation, backup: Path) -> None:
+    """The coordinator as it was saved."""
+    shutil.rmtree(simulation.coordinator.root)
+    shutil.copytree(backup, simulation.coordinator.root, symlinks=True)
+
+
+def another_second(plan: str) -> None:
+    """Wait until a plan made again bears another time than this one."""
+    while now() == parse_signed(plan).document["created"]:
+        time.sleep(0.05)
+
+
+def test_statistics_made_again_by_a_restored_coordinator_end_the_study_by_number(
+    statistics: Simulation, tmp_path: Path
+) -> None:
+    backup = shutil.copytree(statistics.coordinator.root, tmp_path / "backup", symlinks=True)
+    first = opened(statistics, "run-0")
+    run_exchange(statistics, "run-0")
+    put_back(statistics, backup)
+    another_second(first)
+    again = opened(statistics, "run-0")
+    assert parse_signed(again).digest != parse_signed(first).digest
+    asked(statistics, trained(statistics, again), "run-0")
+    with pytest.raises(ConsiliumError, match=r"E516.*ash: E514.*elm: E514"):
+        closed(statistics, {}, "run-0")
+    assert load_head(statistics.coordinator, "tiny").status == "rejected"
+
+
+def test_a_restored_coordinator_loses_the_rounds_that_were_answered_and_no_more(tmp_path: Path) -> None:
+    simulation = five_hospitals(tmp_path / "five", masked_study(rounds=4, privacy=PRIVACY))
+    backup = shutil.copytree(simulation.coordinator.root, tmp_path / "backup", symlinks=True)
+    plan = opened(simulation, "run-0")
+    for run in ("run-0", "run-1"):
+        run_exchange(simulation, run)
+    ledgers = [home.ledger(site).read_bytes() for site, home in simulation.sites.items()]
+    put_back(simulation, backup)
+    another_second(plan)
+    refusals = []
+    for number in (1, 2):
+        lost = run_exchange(simulation, f"again-{number}").record
+        assert lost["status"] == "lost"
+        refusals.append({r["number"] for r in record_of(simulation, number)["refused"].values()})
+    assert refusals == [{"E324"}, {"E514"}]
+    assert ledgers == [home.ledger(site).read_bytes() for site, home in simulation.sites.items()]
+    third = run_exchange(simulation, "again-3").record  # E514 brought everybody's next key
+    assert third["status"] == "closed" and third["admitted"] == sorted(SITES)
 
 
 def test_a_sum_beyond_what_honest_updates_make_is_not_taken(five: Simulation, monkeypatch: Any) -> None:
@@ -298,11 +423,51 @@ def test_leave_one_site_out_and_a_sum_of_statistics_exclude_each_other() -> None
         masked_study(training=STUDY["training"], validation={"leave_one_site_out": 5})
 
 
+def test_leave_one_site_out_and_exact_sums_exclude_each_other() -> None:
+    with pytest.raises(ConsiliumError, match=r"E101.*leave_one_site_out.*expected privacy.mode patient"):
+        masked_study(validation={"leave_one_site_out": 5})
+
+
+def test_a_fold_taken_off_the_sum_of_all_leaves_no_hospitals_update(tmp_path: Path, clear: Clear) -> None:
+    """Both start from one model; what the sums tell together is its part under the noise of all others."""
+    fields = {"validation": {"leave_one_site_out": 4}, "rounds": 1, "min_sites": 4, "privacy": PRIVACY}
+    wide = {"name": "mlp", "hidden": [16]}  # of a few numbers the noise may be small by chance
+    simulation = five_hospitals(tmp_path, masked_study(model=wide, **fields), SITES[:4])
+    run_exchange(simulation, "run-0")
+    layout = clear["ash"][0]
+    first = {site: layout.decoded(vector) for site, (layout, vector) in clear.items()}
+    without = run_exchange(simulation, "run-1").record["fold"]
+    others = [site for site in SITES[:4] if site != without]
+    again = {site: clear[site][0].decoded(clear[site][1]) for site in others}
+    whole, part = sum(first.values()), sum(again.values())
+    assert isinstance(whole, np.ndarray) and isinstance(part, np.ndarray)
+    error = np.linalg.norm(whole - part - first[without])
+    # Of the others nothing cancels: their noise is drawn anew under each plan.
+    assert error > 0.5 * np.mean([np.linalg.norm(first[s] - again[s]) for s in others]) > 2.0**-layout.bits
+    assert error > 0.5 * np.linalg.norm(first[without])
+
+
+def test_more_hospitals_than_masks_can_sum_are_refused_before_there_is_a_plan(tmp_path: Path) -> None:
+    protocol = masked_study()
+    sites = tuple(f"s{number:02}" for number in range(65))
+    federation = TinyFederation(tmp_path, protocol, sites)
+    for site in sites:
+        mask = MaskKey.sign(federation.keys[site], "tiny", protocol.hash, 0, new_mask_key()[1])
+        save_sheet(federation.home, "tiny", site, federation.sheet(site, mask=mask))
+    with pytest.raises(ConsiliumError, match=r"E512.*65 hospitals, at most 64"):
+        open_round(federation.home, "tiny", "run", set(sites))
+    head = load_head(federation.home, "tiny")
+    assert head.plan is None and "at most 64" in (head.reason or "")
+    found = open_round(federation.home, "tiny", "run", set(sites[:64]))
+    assert found.plan is not None and len(found.roster) == 64
+    with pytest.raises(ConsiliumError, match=r"E101.*min_sites 65, expected at most 64"):
+        masked_study(min_sites=65)
+
+
 def test_the_folds_are_summed_under_masks_too(tmp_path: Path) -> None:
     validation = {"leave_one_site_out": 4, "local_model": True}
-    simulation = five_hospitals(
-        tmp_path, masked_study(validation=validation, rounds=1, min_sites=4), SITES[:4]
-    )
+    protocol = masked_study(validation=validation, rounds=1, min_sites=4, privacy=PRIVACY)
+    simulation = five_hospitals(tmp_path, protocol, SITES[:4])
     run_rounds(simulation, lambda text: None)
     head = load_head(simulation.coordinator, "tiny")
     assert head.status == "finished" and sorted(head.folds) == list(SITES[:4])
