@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Each run leaves a JUnit report in out/, for `consilium release evidence tests`.
-# The models of the tests are small: threads of their own would only get in each other's way.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# The models of the tests are small: threads of their own would only get in each other's way. Bytecode is kept,
+# whatever the environment says: each process that a test starts would compile thousands of modules again.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # uv does not read pip's find-links setting; it is passed on so that a locally provided torch is found.
 FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
@@ -15,7 +16,8 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt uv
-	UV_FIND_LINKS="$(FIND_LINKS)" VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q -c constraints.txt -e '.[coordinator,dev]'
+	UV_FIND_LINKS="$(FIND_LINKS)" VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q --compile-bytecode -c constraints.txt \
+		-e '.[coordinator,dev]'
 	touch $(STAMP)
 
 debian: ## Debian packages that some live tests use; they skip with a reason where these are missing

@@ -12,11 +12,14 @@ from tasks.settings import load_settings
 DRIVER = "postgresql+psycopg"
 SCHEMES = ("postgresql", DRIVER)
 CONNECT_SECONDS = 10
+# How long a process waits while another writes. SQLite's own 5 s pass on a busy machine, and Airflow's API
+# then answers with status 500; the tasks' own requests wait 30 s (`execution_api_timeout`).
+SQLITE_BUSY_SECONDS = 20
 
 
 def sqlite_settings(airflow: Path) -> dict[str, object]:
     """Airflow's `[database]` for SQLite inside an AIRFLOW_HOME."""
-    return {"sql_alchemy_conn": f"sqlite:///{airflow / 'airflow.db'}"}
+    return {"sql_alchemy_conn": f"sqlite:///{airflow / 'airflow.db'}?timeout={SQLITE_BUSY_SECONDS}"}
 
 
 def database_settings(home: CoordinatorHome) -> dict[str, object]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from consilium.airflow_home import OPERATOR, password
 from consilium.certificates import TlsFiles
@@ -17,6 +19,8 @@ from contracts.errors import ConsiliumError
 from tasks.home import CoordinatorHome
 
 _RENEW_SECONDS = 3600.0  # tokens live a day
+# SQLite lets one process write at a time: on a busy machine Airflow answers now and then that it is locked.
+_ATTEMPTS, _LONGEST_WAIT = 6, 5.0
 
 
 class AirflowRefused(Exception):
@@ -25,6 +29,10 @@ class AirflowRefused(Exception):
     def __init__(self, status: int, detail: str) -> None:
         self.status = status
         super().__init__(f"status {status}: {detail}")
+
+
+class _Unavailable(AirflowRefused):
+    """Airflow could not serve a request just now (status 5xx): the same request may succeed later."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +122,15 @@ class Airflow:
         return [error["stack_trace"] for error in self._get("/importErrors", {})["import_errors"]]
 
     def trigger(self, dag: str, run_id: str | None = None) -> str:
-        """Start a run and return its id."""
-        body: dict[str, Any] = {"logical_date": None}
-        if run_id is not None:
-            body["dag_run_id"] = run_id
-        return str(self._call("POST", f"/dags/{_q(dag)}/dagRuns", json=body)["dag_run_id"])
+        """Start a run and return its id; asked again for the same id, it is the same run."""
+        run = run_id or f"manual__{datetime.now(UTC).isoformat()}_{uuid4().hex[:8]}"
+        body = {"logical_date": None, "dag_run_id": run}
+        try:
+            self._call("POST", f"/dags/{_q(dag)}/dagRuns", json=body)
+        except AirflowRefused as refused:
+            if refused.status != httpx.codes.CONFLICT:  # the attempt before had started it
+                raise
+        return run
 
     def runs(self, dag: str) -> list[Run]:
         """Runs of a DAG, oldest first."""
@@ -188,25 +200,42 @@ class Airflow:
         return self._call("GET", path, params=query)
 
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
-        """Make a request of the API.
+        """Make a request of the API, again for a while when Airflow cannot serve it just now.
+
+        Every request here may be repeated: a run has its own id, a second bell does no harm, and the rest
+        reads or sets.
 
         Raises:
-            ConsiliumError: E105, nobody answers.
-            AirflowRefused: Airflow answered with an error.
+            ConsiliumError: E105, nobody answers, or still with an error of the server.
+            AirflowRefused: Airflow refused the request.
         """
+        attempts = Retrying(
+            retry=retry_if_exception_type(_Unavailable),
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=wait_random_exponential(max=_LONGEST_WAIT),
+            reraise=True,
+        )
         try:
-            headers = {"Authorization": f"Bearer {self._login()}"}
-            answer = self._client.request(method, f"/api/v2{path}", headers=headers, **arguments)
+            return attempts(self._once, method, path, **arguments)
         except httpx.TransportError as error:
             raise ConsiliumError("E105", f"{self.url}: {error!r}") from error
-        if answer.status_code >= 400:
-            raise AirflowRefused(answer.status_code, f"{method} {path}: {answer.text[:300]}")
+        except _Unavailable as error:
+            raise ConsiliumError("E105", f"{self.url}: {error}") from error
+
+    def _once(self, method: str, path: str, **arguments: Any) -> Any:
+        headers = {"Authorization": f"Bearer {self._login()}"}
+        answer = self._client.request(method, f"/api/v2{path}", headers=headers, **arguments)
+        if answer.is_error:
+            refusal = _Unavailable if answer.is_server_error else AirflowRefused
+            raise refusal(answer.status_code, f"{method} {path}: {answer.text[:300]}")
         return answer.json() if answer.content else None
 
     def _login(self) -> str:
         if not self._token or time.monotonic() - self._since > _RENEW_SECONDS:
             body = {"username": self.user, "password": password(self.home, self.user)}
             answer = self._client.post("/auth/token", json=body)
+            if answer.is_server_error:
+                raise _Unavailable(answer.status_code, "POST /auth/token")
             answer.raise_for_status()
             self._token, self._since = answer.json()["access_token"], time.monotonic()
         return self._token

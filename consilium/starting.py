@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +18,6 @@ from contracts.errors import ConsiliumError
 from contracts.study import StudyProtocol
 from tasks.head import load_protocol, register_study, registered_studies
 from tasks.home import CoordinatorHome
-from tasks.settings import load_settings
 
 START_SECONDS = 180.0
 
@@ -127,11 +125,6 @@ def migrate(coordinator: CoordinatorHome) -> None:
     )
     if done.returncode != 0:
         raise ConsiliumError("E109", f"airflow db migrate:\n{(done.stdout + done.stderr)[-2000:]}")
-    if load_settings(coordinator).database is not None:
-        return
-    # Readers and the writer do not wait for each other then; the setting stays in the file.
-    with contextlib.closing(sqlite3.connect(coordinator.airflow / "airflow.db")) as database:
-        database.execute("PRAGMA journal_mode=WAL")
 
 
 def dags_of(studies: list[StudyProtocol]) -> set[str]:

@@ -13,10 +13,15 @@ def load_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: no YAML, or a key that appears twice in one mapping.
     """
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    if root is not None:
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
         _refuse_repeated_keys(root)
-    return yaml.safe_load(text)
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
 
 
 def _refuse_repeated_keys(node: yaml.Node) -> None:

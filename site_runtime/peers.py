@@ -58,7 +58,7 @@ def peer_key(home: SiteHome, site: str) -> str:
 
 
 def keys_for(home: SiteHome, site: str, asked: str) -> list[str]:
-    """Return the keys whose word counts in a plan: the pinned one, then those it replaced since.
+    """Return the keys whose word counts in a plan: the pinned one, then those it replaced, oldest first.
 
     A replaced key counts if the plan was made before this hospital learnt the change, and for `FORMER_DAYS`
     after that, by its own clock: whoever steals the old key later cannot use it, whatever date a plan bears.
@@ -71,8 +71,8 @@ def keys_for(home: SiteHome, site: str, asked: str) -> list[str]:
     """
     latest = _time(asked) - timedelta(seconds=CLOCK_SECONDS)
     least = max(latest, _time(now()) - timedelta(days=FORMER_DAYS))
-    former = [key for key, learnt in _former(home).get(site, {}).items() if _time(learnt) >= least]
-    return [peer_key(home, site), *former]
+    former = sorted((_time(learnt), key) for key, learnt in _former(home).get(site, {}).items())
+    return [peer_key(home, site), *(key for learnt, key in former if learnt >= least)]
 
 
 def pin_peer(home: SiteHome, site: str, sign_key: str, *, replace: bool = False) -> None:

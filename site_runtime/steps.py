@@ -24,6 +24,7 @@ from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
 from durable.files import read_json, write_json
+from site_runtime.answers import check_order
 from site_runtime.cohort import read_frozen
 from site_runtime.config import SiteConfig, load_site
 from site_runtime.consent import check_consent, load_approved
@@ -33,10 +34,9 @@ from site_runtime.folds import check_fold
 from site_runtime.home import SiteHome
 from site_runtime.masking import answered_plan, bind_request, open_masks, unmask_shares
 from site_runtime.outbox import DOCUMENT, LEDGER, TENSORS, exclusively, finished, keep, restore_state
-from site_runtime.plan_order import check_deadline, check_order, check_roster
+from site_runtime.plan_checks import check_deadline, check_roster
 from site_runtime.policy import check_policy, sheet_path
 from site_runtime.preflight import check_budget, check_layers, check_promise, check_space
-from strategies.secure import is_masked
 
 Asked = TypeVar("Asked", RoundPlan, UnmaskRequest)
 
@@ -152,7 +152,7 @@ def _answer(
         with exclusively(home, plan.study):  # plans that come at once are answered one after the other
             if finished(home, plan_digest) is None:
                 check_space(home)
-                check_plan(home, config, protocol, plan)
+                check_plan(home, config, protocol, plan, plan_digest)
                 check_promise(config, protocol)
                 check_layers(protocol)
                 work(home, config, protocol, plan, plan_digest, exchange)
@@ -205,7 +205,9 @@ def coordinator_public(home: SiteHome) -> str:
         raise ConsiliumError("E801", f"{home.coordinator_key}: {error}") from error
 
 
-def check_plan(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan: RoundPlan) -> None:
+def check_plan(
+    home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan: RoundPlan, plan_digest: str
+) -> None:
     """Check that a plan fits the approved protocol, this site and this code.
 
     Raises:
@@ -230,11 +232,7 @@ def check_plan(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan
     check_schedule(home, config, protocol, plan)
     check_roster(protocol, plan)
     check_deadline(protocol, plan)
-    from site_runtime.training import earlier_answer
-
-    # What is the same in all that its bytes depend on gets the bytes of then: that is no way back.
-    if is_masked(protocol, plan.kind) or earlier_answer(home, protocol, plan) is None:
-        check_order(home, protocol, plan)
+    check_order(home, protocol, plan, plan_digest)
 
 
 def check_schedule(home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan: RoundPlan) -> None:

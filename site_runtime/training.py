@@ -21,14 +21,14 @@ from privacy.accountant import Spend, StudyCap, epsilon
 from privacy.calibration import StudyNoise, calibrate, spend_of, steps_of, still_planned
 from privacy.ledger import Ledger
 from privacy.stream import derive_stream
+from site_runtime.answers import answer_again, answered, earlier_answer, note_answer, own_noise
 from site_runtime.cohort import CohortArrays, load_cohort, read_frozen
 from site_runtime.config import SiteConfig
 from site_runtime.exchange import Exchange
 from site_runtime.home import SiteHome
-from site_runtime.local import local_path, train_local
+from site_runtime.local import train_local
 from site_runtime.masking import MaskState, masked_update, open_masks, roster_keys
-from site_runtime.outbox import DOCUMENT, TENSORS, keep, kept_state, tensor_bytes
-from site_runtime.plan_order import answer_note, note_answer
+from site_runtime.outbox import keep, kept_state, tensor_bytes
 from strategies.interface import SiteUpdate, Tensors, shapes_of
 from strategies.normalisation import site_statistics
 from strategies.registry import strategy_of
@@ -67,7 +67,7 @@ def make_update(
     masks = open_masks(home, config.site, protocol) if is_masked(protocol, plan.kind) else None
     earlier = None if masks else earlier_answer(home, protocol, plan)
     if earlier is not None:
-        answer_again(home, plan, plan_digest, earlier)
+        answer_again(home, plan_digest, earlier)
         return
     frozen = read_frozen(home, protocol).training_patients  # what intake wrote down: no patient is read
     if frozen < protocol.cohort.minimum_patients:
@@ -128,22 +128,17 @@ def bind_plan(
             others.
     """
     roster_keys(masks, plan, plan_digest)
-    note = answer_note(home, protocol, plan)
-    if note.exists() and note.read_text().split()[1] == plan_digest:
+    before = answered(home, protocol, plan)
+    if before is not None and before.plan == plan_digest:
         raise ConsiliumError("E514", f"plan {plan_digest} was answered, and its vector is no longer here")
     masks.bind(plan, plan_digest)
-
-
-def own_noise(protocol: StudyProtocol, plan: RoundPlan) -> float | None:
-    """The noise multiplier that the site itself applies: with hospital-level privacy the coordinator does."""
-    return plan.noise_multiplier if isinstance(protocol.privacy, PatientPrivacy) else None
 
 
 def settle(
     home: SiteHome, config: SiteConfig, protocol: StudyProtocol, plan: RoundPlan, plan_digest: str
 ) -> None:
-    """Note that a plan's update is in the outbox: in the ledger, if a crash came before that was done, and as
-    the answer to its exchange, should the round be planned anew.
+    """Note that a plan's update is in the outbox: as the answer to its exchange, and in the ledger, should a
+    crash have come before that was done.
 
     Raises:
         ConsiliumError: E324, the exchange was answered with another update; E402, the ledger.
@@ -156,36 +151,6 @@ def settle(
         )
         if ledger.reserved(plan_digest):
             ledger.commit(plan_digest)
-
-
-def earlier_answer(home: SiteHome, protocol: StudyProtocol, plan: RoundPlan) -> UpdateEnvelope | None:
-    """The update that answered an earlier plan of the same exchange, when a round was planned anew.
-
-    Only if everything that its bytes depend on is the same: the protocol, the exchange, the base model, the
-    noise, and the cohort (by its data sheet).
-    """
-    path = answer_note(home, protocol, plan)
-    folder = home.outbox(path.read_text().split()[1]) if path.exists() else None
-    result = local_path(home, protocol) if plan.kind == "local" else None
-    if folder is None or not (folder / DOCUMENT).exists() or not (result or folder / TENSORS).exists():
-        return None
-    earlier = UpdateEnvelope.model_validate_json((folder / DOCUMENT).read_bytes())
-    entry = plan.entry(earlier.site)
-    same = (
-        earlier.protocol_hash == plan.protocol_hash
-        and earlier.base_model == plan.base_model
-        and earlier.noise_multiplier == own_noise(protocol, plan)
-        and entry is not None
-        and earlier.data_sheet == entry.data_sheet
-    )
-    return earlier if same else None
-
-
-def answer_again(home: SiteHome, plan: RoundPlan, plan_digest: str, earlier: UpdateEnvelope) -> None:
-    """Put the same bytes under the new plan into the outbox: post-processing, which spends nothing."""
-    tensors = home.outbox(earlier.plan) / TENSORS
-    sent = tensors.read_bytes() if tensors.exists() else None
-    keep(home, plan_digest, earlier.model_copy(update={"plan": plan_digest}), sent, {})
 
 
 def base_model(plan: RoundPlan, exchange: Exchange) -> Tensors:

@@ -47,7 +47,7 @@ def commit_cohort(home: SiteHome, study: str, message: str, remote: str | None =
 def _initialise(home: SiteHome) -> None:
     home.data.mkdir(parents=True, exist_ok=True)
     if not (home.data / ".git").exists():
-        _git(home.data, "init", "--quiet", "--initial-branch", "main")
+        _git(home.data, "init", "--quiet", "--initial-branch", "main", "--template=")
     # What `dvc init` writes, without the cache it keeps outside of the hospital's home.
     for path, text in (
         (home.data / ".dvc" / "config", _DVC_CONFIG),

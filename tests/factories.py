@@ -25,6 +25,7 @@ from tasks.federation import enrol
 from tasks.head import now, register_study
 from tasks.home import CoordinatorHome
 from tasks.store import save_sheet
+from tests.worlds import copied_world
 
 ZERO = "0" * 64
 
@@ -277,14 +278,18 @@ def tiny_simulation(
     """Two real sites and a real coordinator below `root`, after intake; changes are to both `site.yaml`."""
     from consilium.simulation import prepare, run_intake
 
-    for site in ("ash", "birch"):
-        governance = {**SITE["governance"], "lineage": site}
-        write_site(root / "federation" / site, rows, **({"site": site, "governance": governance} | changes))
-    simulation = prepare(root, protocol, root / "federation")
-    fix_holdouts(simulation)
-    record = run_intake(simulation, lambda text: None)
-    assert record["admitted"] == ["ash", "birch"], record
-    return simulation
+    def made(folder: Path, protocol: StudyProtocol) -> Simulation:
+        for site in ("ash", "birch"):
+            governance = {**SITE["governance"], "lineage": site}
+            fields = {"site": site, "governance": governance} | changes
+            write_site(folder / "federation" / site, rows, **fields)
+        simulation = prepare(folder, protocol, folder / "federation")
+        fix_holdouts(simulation)
+        record = run_intake(simulation, lambda text: None)
+        assert record["admitted"] == ["ash", "birch"], record
+        return simulation
+
+    return copied_world(root, made, protocol, rows=rows, changes=changes)
 
 
 def opened_plan(simulation: Simulation, run_id: str = "run") -> str:

@@ -15,6 +15,7 @@ from tasks.exchange import DirectoryExchange
 from tasks.federation import coordinator_key
 from tasks.rounds import ClosedRound, close_round, open_round
 from tests.factories import SITE, STUDY, tiny_rows, tiny_study, write_site
+from tests.worlds import copied_world
 
 SITES = ("ash", "birch", "cedar", "dogwood")
 BUDGET = {"epsilon": 60.0, "delta": 1e-3}
@@ -46,13 +47,17 @@ def rows_of(site: str, shift: float = 0.0) -> list[dict[str, Any]]:
 
 def four_hospitals(root: Path, protocol: StudyProtocol, sites: tuple[str, ...] = SITES) -> Simulation:
     """Real sites and a real coordinator below `root`, after intake."""
-    for site in sites:
-        governance = {**SITE["governance"], "lineage": site}
-        changes = {"site": site, "governance": governance, "budget": BUDGET}
-        write_site(root / "federation" / site, rows_of(site), **changes)
-    simulation = prepare(root, protocol, root / "federation")
-    assert run_intake(simulation, lambda text: None)["admitted"] == sorted(sites)
-    return simulation
+
+    def made(folder: Path, protocol: StudyProtocol) -> Simulation:
+        for site in sites:
+            governance = {**SITE["governance"], "lineage": site}
+            changes = {"site": site, "governance": governance, "budget": BUDGET}
+            write_site(folder / "federation" / site, rows_of(site), **changes)
+        simulation = prepare(folder, protocol, folder / "federation")
+        assert run_intake(simulation, lambda text: None)["admitted"] == sorted(sites)
+        return simulation
+
+    return copied_world(root, made, protocol, sites=sites)
 
 
 def exchange(simulation: Simulation) -> DirectoryExchange:

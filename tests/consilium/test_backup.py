@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 
 from consilium.backup import backup, digest_of, restore, saved_paths
 from consilium.federation import app
+from consilium.processes import wait_until
 from consilium.simulation import Simulation, ask_site
 from contracts.enrolment import fingerprint
 from contracts.errors import ConsiliumError
 from contracts.signing import SigningKey
+from durable.clock import now
 from privacy.ledger import Ledger
 from site_runtime.rotation import begin_rotation
 from site_runtime.steps import train
@@ -91,14 +93,16 @@ def test_rounds_after_the_backup_are_made_again_with_the_same_bytes_and_spend_no
     backup(simulation.coordinator, tmp_path / "backup.tar")
     until(simulation, 4, "lost")
     lost, charged = models(simulation), spent(simulation)
-    plan = load_record(simulation.coordinator, simulation.protocol.study, "2")["plan"]
+    record = load_record(simulation.coordinator, simulation.protocol.study, "2")
     put_back(simulation, tmp_path / "backup.tar")
     assert load_head(simulation.coordinator, simulation.protocol.study).round == 2
+    # A plan tells its second: within the same one the round would be planned in the same words.
+    assert wait_until(lambda: now() > record["opened"], 5)
     until(simulation, 4, "again")
     assert models(simulation) == lost
     assert spent(simulation) == charged
     # The round has a plan of its own: a number that was used is not signed anew with another content.
-    assert load_record(simulation.coordinator, simulation.protocol.study, "2")["plan"] != plan
+    assert load_record(simulation.coordinator, simulation.protocol.study, "2")["plan"] != record["plan"]
     assert one_round(simulation, "last")["status"] == "closed"
     assert all(found.matches for found in replay(simulation.coordinator, simulation.protocol.study))
 

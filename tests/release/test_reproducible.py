@@ -23,8 +23,8 @@ from tests.factories import tiny_study
 
 facts = tiny_facts(tiny_study())  # without a ledger: its salts are drawn anew each time
 """
-MODEL = SAME_KEYS + "tiny_onnx(Path(sys.argv[1]), metadata=metadata_of(facts))"
-MAKE = SAME_KEYS + "print(write_candidate(Path(sys.argv[1]), facts, Path(sys.argv[2])).candidate_digest)"
+MODEL = "tiny_onnx(Path(sys.argv[2]), metadata=metadata_of(facts))\n"
+MAKE = "print(write_candidate(Path(sys.argv[1]), facts, Path(sys.argv[2])).candidate_digest)"
 
 
 def run(code: str, seed: str, *arguments: Path) -> str:
@@ -36,9 +36,10 @@ def run(code: str, seed: str, *arguments: Path) -> str:
 
 
 def test_two_processes_make_the_same_candidate(tmp_path: Path) -> None:
-    run(MODEL, "1", tmp_path / "model.onnx")
+    model = tmp_path / "model.onnx"
     made = {
-        run(MAKE, seed, tmp_path / seed / "candidate", tmp_path / "model.onnx") for seed in ("1", "77777")
+        run(SAME_KEYS + MODEL + MAKE, "1", tmp_path / "1" / "candidate", model),
+        run(SAME_KEYS + MAKE, "77777", tmp_path / "77777" / "candidate", model),
     }
     found = [
         {p.relative_to(tmp_path / seed): p.read_bytes() for p in (tmp_path / seed).rglob("*") if p.is_file()}

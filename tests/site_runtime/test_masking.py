@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,10 +24,13 @@ from site_runtime.steps import SiteRefused, intake, train, unmask
 from site_runtime.training import make_update
 from tasks.federation import coordinator_key
 from tasks.head import load_head
+from tasks.rounds import OpenedRound
 from tasks.store import load_record
-from tests.factories import PRIVACY, tiny_study
+from tests.factories import tiny_study
+from tests.kills import moments
 from tests.masked import (
     SITES,
+    Answers,
     asked,
     closed,
     exchange,
@@ -45,38 +45,13 @@ from tests.masked import (
     unmasked,
 )
 
+pytest_plugins = ("tests.masked_world",)
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Simulation, str, str]:
-    """Five hospitals that have answered both hops, with the plan and the request; tests work on copies."""
-    simulation = five_hospitals(tmp_path_factory.mktemp("prepared"), masked_study(privacy=PRIVACY))
-    plan = opened(simulation)
-    before = simulation.root.parent / "before"
-    shutil.copytree(simulation.root, before, symlinks=True)
-    request = asked(simulation, trained(simulation, plan, ("elm",)))
-    assert request.plan is not None
-    return simulation, plan, request.plan
-
-
-def copied(simulation: Simulation, root: Path, target: Path, *without: str) -> Simulation:
-    shutil.copytree(root, target, symlinks=True, ignore=shutil.ignore_patterns(*without))
+def copied(simulation: Simulation, target: Path, *without: str) -> Simulation:
+    shutil.copytree(simulation.root, target, symlinks=True, ignore=shutil.ignore_patterns(*without))
     return Simulation(target, simulation.protocol)
-
-
-@pytest.fixture
-def fresh(prepared: Any, tmp_path: Path) -> tuple[Simulation, str]:
-    """As the plan reaches the hospitals: nobody has trained."""
-    simulation, plan, _ = prepared
-    return copied(simulation, simulation.root.parent / "before", tmp_path / "copy"), plan
-
-
-@pytest.fixture
-def sent(prepared: Any, tmp_path: Path) -> tuple[Simulation, str, str]:
-    """As the request reaches the hospitals: everybody has trained, and elm's answer never arrived."""
-    simulation, plan, request = prepared
-    return copied(simulation, simulation.root, tmp_path / "copy"), plan, request
 
 
 def refused(step: Callable[..., str], simulation: Simulation, text: str, site: str = "ash") -> Refusal:
@@ -255,47 +230,12 @@ def test_shares_that_were_made_for_somebody_else_are_refused(sent: Any) -> None:
     assert refused(unmask, simulation, swapped).number == "E433"
 
 
-class Killed(BaseException):
-    """The process ended here."""
-
-
-def killed_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
-    """End the process at its n-th replacement of a file, before or after it; says whether it came so far."""
-    replace, count, hit = os.replace, itertools.count(), []
-
-    def counting(source: Any, target: Any) -> None:
-        at, after = divmod(number, 2)
-        if next(count) == at:
-            hit.append(True)
-            if after:
-                replace(source, target)
-            raise Killed
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", counting)
-    return lambda: bool(hit)
-
-
-def moments(step: Callable[[Path], Any], check: Callable[[Path], None], root: Path) -> int:
-    """Kill a step at every write, repeat it, check the outcome; returns how many moments there were."""
-    for number in itertools.count():
-        with pytest.MonkeyPatch.context() as patch:
-            hit = killed_at(number, patch)
-            target = root / str(number)
-            with contextlib.suppress(Killed):
-                step(target)
-        if not hit():
-            return number
-        check(target)
-    return 0
-
-
 def test_killed_between_any_two_writes_it_masks_one_vector_and_pays_once(fresh: Any, tmp_path: Path) -> None:
     assert make_update is not None  # imported before anything is killed
     simulation, plan = fresh
 
     def begin(target: Path) -> None:
-        copy = copied(simulation, simulation.root, target, *SITES[1:])
+        copy = copied(simulation, target, *SITES[1:])
         train(copy.sites["ash"], plan, exchange(copy))
 
     def check(target: Path) -> None:
@@ -317,7 +257,7 @@ def test_killed_between_any_two_writes_it_answers_one_request(sent: Any, tmp_pat
     other = lists(request, alive=[*SITES[:3], SITES[4]], dead=[SITES[3]])
 
     def begin(target: Path) -> None:
-        copy = copied(simulation, simulation.root, target, "data", *SITES[1:])
+        copy = copied(simulation, target, "data", *SITES[1:])
         unmask(copy.sites["ash"], request, exchange(copy))
 
     def check(target: Path) -> None:
@@ -334,13 +274,22 @@ def test_the_coordinator_killed_between_any_two_writes_makes_one_request_and_one
 ) -> None:
     simulation, plan = fresh
     answers = trained(simulation, plan)
-    copy = copied(simulation, simulation.root, tmp_path / "calm")
-    request = asked(copy, answers)
-    calm = closed(copy, unmasked(copy, request)).record["model"]
+    shares: dict[str, Answers] = {}  # what the hospitals answer to a request: they do not die here
+
+    def answered(copy: Simulation, request: OpenedRound) -> Answers:
+        assert request.plan is not None
+        if request.plan not in shares:
+            hospitals = copied(simulation, tmp_path / f"hospitals-{len(shares)}", "exchange")
+            shutil.copytree(copy.coordinator.exchange, hospitals.coordinator.exchange)
+            shares[request.plan] = unmasked(hospitals, request)
+        return shares[request.plan]
+
+    calm = copied(simulation, tmp_path / "calm", "sites")
+    model = closed(calm, answered(calm, asked(calm, answers))).record["model"]
 
     def begin(target: Path) -> None:
-        copy = copied(simulation, simulation.root, target, "data")
-        closed(copy, unmasked(copy, asked(copy, answers)))
+        copy = copied(simulation, target, "sites")
+        closed(copy, answered(copy, asked(copy, answers)))
 
     def check(target: Path) -> None:
         copy = Simulation(target, simulation.protocol)
@@ -348,11 +297,11 @@ def test_the_coordinator_killed_between_any_two_writes_makes_one_request_and_one
         again = asked(copy, fewer)
         requests = [p.read_text() for p in copy.coordinator.study("tiny").glob("requests/*.json")]
         assert len(requests) == 1 and again.plan in (None, requests[0])  # None: the record is there already
-        closed(copy, {} if again.plan is None else unmasked(copy, again))
+        closed(copy, {} if again.plan is None else answered(copy, again))
         record = load_record(copy.coordinator, "tiny", "1")
         assert record["status"] == "closed" and load_head(copy.coordinator, "tiny").round == 2
         if len(record["admitted"]) == len(SITES):
-            assert record["model"] == calm
+            assert record["model"] == model
 
     assert moments(begin, check, tmp_path / "killed") >= 10
 
@@ -379,7 +328,7 @@ def lost_after(simulation: Simulation, request: str, answering: tuple[str, ...])
 
 def test_from_one_model_no_second_exact_sum_is_opened_over_others(exact: Any, tmp_path: Path) -> None:
     """A coordinator that has opened a sum and calls its round lost: the next one without elm tells elm's."""
-    simulation = copied(exact[0], exact[0].root, tmp_path / "copy")
+    simulation = copied(exact[0], tmp_path / "copy")
     for site in SITES[3:]:  # the rogue has their answers as well
         unmask(simulation.sites[site], exact[1], exchange(simulation))
     plan = lost_after(simulation, exact[1], SITES[:3])
@@ -391,7 +340,7 @@ def test_from_one_model_no_second_exact_sum_is_opened_over_others(exact: Any, tm
 def test_a_roster_without_one_of_an_exact_sum_is_refused_before_anything_is_read(
     exact: Any, tmp_path: Path
 ) -> None:
-    simulation = copied(exact[0], exact[0].root, tmp_path / "copy")
+    simulation = copied(exact[0], tmp_path / "copy")
     plan = lost_after(simulation, exact[1], SITES[:3])
     smaller = resigned(simulation, plan, roster=plan_of(plan)[0].roster[:4])
     assert refused(train, simulation, smaller).number == "E522"
@@ -402,7 +351,7 @@ def test_a_roster_without_one_of_an_exact_sum_is_refused_before_anything_is_read
 
 def test_after_an_honest_loss_the_next_round_goes_on(exact: Any, tmp_path: Path) -> None:
     """Over the same hospitals the sum is the same once more; whoever is missing is waited for."""
-    simulation = copied(exact[0], exact[0].root, tmp_path / "copy")
+    simulation = copied(exact[0], tmp_path / "copy")
     plan = lost_after(simulation, exact[1], SITES[:3])
     answers = trained(simulation, plan)
     first = asked(simulation, answers, "run-1")

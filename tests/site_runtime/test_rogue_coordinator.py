@@ -196,6 +196,10 @@ ATTACKS: dict[str, tuple[Callable[[World], str], str]] = {
         lambda w: w.changed(w.first, noise_multiplier=2 * (w.plan.noise_multiplier or 1.0)),
         "E324",
     ),
+    "an answered exchange anew with another noise": (
+        lambda w: w.changed(w.first, attempt=2, noise_multiplier=2 * (w.plan.noise_multiplier or 1.0)),
+        "E324",
+    ),
     "the statistics again with another noise": (
         lambda w: w.changed(w.statistics, attempt=9, noise_multiplier=1e3),
         "E324",

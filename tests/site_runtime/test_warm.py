@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 _PROGRAM = """
 import os, sys
 from consilium.site_worker import BELOW_AIRFLOW
@@ -27,6 +29,7 @@ assert os.waitpid(pid, 0)[1] == 0
 """
 
 
+@pytest.mark.slow
 def test_the_parent_of_warm_tasks_has_one_thread() -> None:
     done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -31,37 +30,18 @@ from tests.masked import (
     Clear,
     asked,
     closed,
-    five_hospitals,
-    masked_study,
     opened,
     plain_model,
     run_exchange,
     trained,
     unmasked,
-    watched_encoding,
 )
 
+pytest_plugins = ("tests.masked_world",)
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 MOMENTS = ("training", "asking", "unmasking", "closing")  # before which the key changes
 FOLLOWING: dict[str, Collection[str]] = {"all": SITES, "two": SITES[:2], "nobody": ()}
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
-    """Five hospitals after intake; tests work on copies."""
-    return five_hospitals(tmp_path_factory.mktemp("prepared"), masked_study())
-
-
-@pytest.fixture
-def five(prepared: Simulation, tmp_path: Path) -> Simulation:
-    shutil.copytree(prepared.root, tmp_path / "copy", symlinks=True)
-    return Simulation(tmp_path / "copy", prepared.protocol)
-
-
-@pytest.fixture
-def clear(monkeypatch: pytest.MonkeyPatch) -> Clear:
-    return watched_encoding(monkeypatch)
 
 
 def change_key(simulation: Simulation) -> None:
