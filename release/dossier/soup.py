@@ -43,6 +43,7 @@ PURPOSES = {
     "rich": "tables of the command line",
     "safetensors": "stores tensors without executable content",
     "scipy": "distributions for intervals and privacy accounting",
+    "tenacity": "asks Airflow again that could not answer just then",
     "torch": "trains the network and computes its reference output",
     "typer": "the command line",
 }
