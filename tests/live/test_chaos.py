@@ -125,7 +125,6 @@ def test_eight_rounds_survive_four_kills(tmp_path: Path, data: None) -> None:
     survive(tmp_path, rounds_planned=8, kills=4, rest=60, seconds=900, seed=schedule_seed(1))
 
 
-@pytest.mark.skip(reason="30 rounds with a kill after each recovery have not been seen to finish yet")
 @pytest.mark.soak
 def test_thirty_rounds_survive_a_kill_ten_seconds_after_each_recovery(tmp_path: Path, data: None) -> None:
     """A part of Airflow takes longer to start on two cores than ten seconds: killed every ten seconds without
