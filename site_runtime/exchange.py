@@ -142,8 +142,7 @@ class HttpExchange:
             _answered(response)
             if response.status_code != 206 and partial.size:
                 partial.restart()
-            for block in response.iter_raw():
-                partial.write(block)
+            _keep(response.iter_raw(), partial)
 
     def _authorisation(
         self, method: str, path: str, sha256: str, length: int, offset: int = 0
@@ -233,6 +232,22 @@ def _answered(response: httpx.Response) -> httpx.Response:
     if status >= 400:
         raise ConsiliumError("E804", f"status {status}: {response.text[:200]}")
     return response
+
+
+def _keep(pieces: Iterator[bytes], partial: Partial) -> None:
+    """Write what arrives in larger blocks; all of it, also when the connection breaks."""
+    held: list[bytes] = []
+    size = 0
+    try:
+        for piece in pieces:
+            held.append(piece)
+            size += len(piece)
+            if size >= _BLOCK:
+                partial.write(b"".join(held))
+                held, size = [], 0
+    finally:
+        if held:
+            partial.write(b"".join(held))
 
 
 def _blocks(path: Path, offset: int) -> Iterator[bytes]:
