@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def reference(folder: Path, updates: int) -> dict[str, float]:
 def ours(folder: Path, updates: int) -> dict[str, float]:
     """Digest, shapes, finiteness, norm, then the streamed mean."""
     from strategies.bounds import Expectation
-    from strategies.interface import Admitted, weighted_mean
+    from strategies.interface import THREADS, Admitted, weighted_mean
     from tasks.admission import check_file
     from tasks.exchange import file_digest
 
@@ -68,10 +69,12 @@ def ours(folder: Path, updates: int) -> dict[str, float]:
     idle = peak_bytes()
     started = time.perf_counter()
     shapes = {"network.weight": (int(os.environ["PARAMETERS"]),)}
-    admitted = []
-    for number, (path, digest) in enumerate(zip(paths, digests, strict=True)):
-        file = check_file(path, digest, Expectation(shapes=shapes, max_norm=1e9))
-        admitted.append(Admitted(site=f"site{number}", weight=1.0 + number, tensors=file))
+    expected = Expectation(shapes=shapes, max_norm=1e9)
+    with ThreadPoolExecutor(THREADS) as pool:  # as `tasks.admission.admit` does
+        files = list(pool.map(lambda named: check_file(*named, expected), zip(paths, digests, strict=True)))
+    admitted = [
+        Admitted(site=f"site{number}", weight=1.0 + number, tensors=file) for number, file in enumerate(files)
+    ]
     mean = weighted_mean(admitted, shapes)["network.weight"]
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "checksum": float(mean[:1000].sum()), "memory": peak_bytes() - idle}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -14,6 +16,7 @@ from contracts.study import StudyProtocol
 Tensors = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
 
+THREADS = min(4, os.cpu_count() or 1)  # numpy and hashlib leave the interpreter to others while they work
 BLOCK = 1 << 17  # values that aggregation reads at once: float32 and float64 copies fit a cache
 
 
@@ -98,21 +101,26 @@ def weighted_mean(
 ) -> Tensors:
     """Average updates in the given order, summing in float64, and return float32.
 
-    It goes through all updates block by block: memory is one model plus one block, however many sites
-    there are.
+    It goes through all updates block by block, each block by itself on any core: memory is one model plus a
+    block for each thread, however many sites there are, and the bytes do not depend on the threads.
 
     Args:
         scales: what each update is multiplied by before it is averaged; its weight stays what it is.
     """
     total_weight = sum(update.weight for update in updates)
     factors = [u.weight * scale for u, scale in zip(updates, scales or [1.0] * len(updates), strict=True)]
-    mean = {}
-    for name, shape in shapes.items():
-        flat = np.empty(math.prod(shape), dtype=np.float32)
-        for span in spans(flat.size):
-            total = np.zeros(span.stop - span.start, dtype=np.float64)
-            for update, factor in zip(updates, factors, strict=True):
-                total += np.multiply(update.tensors.read(name, span), factor, dtype=np.float64)
-            flat[span] = total / total_weight
-        mean[name] = flat.reshape(shape)
-    return mean
+    mean = {name: np.empty(math.prod(shape), dtype=np.float32) for name, shape in shapes.items()}
+
+    def average(part: tuple[str, slice]) -> None:
+        name, span = part
+        total = np.zeros(span.stop - span.start, dtype=np.float64)
+        weighted = np.empty_like(total)
+        for update, factor in zip(updates, factors, strict=True):
+            np.multiply(update.tensors.read(name, span), factor, out=weighted, dtype=np.float64)
+            total += weighted
+        mean[name][span] = total / total_weight
+
+    parts = [(name, span) for name, flat in mean.items() for span in spans(flat.size)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(average, parts))
+    return {name: flat.reshape(shapes[name]) for name, flat in mean.items()}

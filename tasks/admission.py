@@ -10,10 +10,60 @@ import numpy as np
 
 from contracts.errors import ConsiliumError
 from contracts.plan import RoundPlan
+from contracts.study import StudyProtocol
 from contracts.update import UpdateEnvelope
 from strategies.bounds import Expectation
+from strategies.interface import THREADS
+from strategies.secure import context_of, is_masked
+from tasks.account import Account
+from tasks.aggregate import expectation
+from tasks.answers import Answers
 from tasks.exchange import DirectoryExchange, file_digest
+from tasks.home import CoordinatorHome
+from tasks.secure import check_masked, layout_at
 from tasks.tensors import TensorFile
+
+
+def admit(
+    home: CoordinatorHome,
+    protocol: StudyProtocol,
+    plan: RoundPlan,
+    plan_digest: str,
+    answers: Answers[UpdateEnvelope],
+) -> None:
+    """Check every delivered update and move those that fail to the refused, with their number.
+
+    Reading and hashing the tensors of several updates at once takes every core.
+    """
+    exchange = DirectoryExchange(home.exchange)
+    account = Account(home, protocol, plan)
+    masked, length = None, 0
+    if is_masked(protocol, plan.kind):
+        masked, length = context_of(protocol, plan, plan_digest), layout_at(home, protocol, plan).length
+
+    def check(envelope: UpdateEnvelope) -> ConsiliumError | None:
+        entry = plan.entry(envelope.site)
+        assert entry is not None
+        try:
+            if masked is not None:
+                check_masked(home, envelope, masked, length)
+            elif plan.kind != "local":
+                check_tensors(exchange, envelope, expectation(home, protocol, plan, entry.declared_size))
+        except ConsiliumError as error:
+            return error
+        return None
+
+    for site, envelope in list(answers.documents.items()):
+        try:
+            check_envelope(envelope, plan, plan_digest, site)
+            account.check(envelope)
+        except ConsiliumError as error:
+            answers.refuse(site, error)
+    remaining = list(answers.documents.values())
+    with ThreadPoolExecutor(THREADS) as pool:
+        for envelope, found in zip(remaining, pool.map(check, remaining), strict=True):
+            if found is not None:
+                answers.refuse(envelope.site, found)
 
 
 def check_envelope(envelope: UpdateEnvelope, plan: RoundPlan, plan_digest: str, site: str) -> None:

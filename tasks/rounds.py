@@ -24,14 +24,13 @@ from contracts.update import UpdateEnvelope
 from contracts.version import CODE_VERSION
 from durable.files import locked
 from strategies.bounds import weight_of
-from strategies.secure import context_of, is_masked
+from strategies.secure import is_masked
 from tasks import federation_ledger
-from tasks.account import Account, epsilon_of
-from tasks.admission import check_envelope, check_tensors
-from tasks.aggregate import Base, aggregate, expectation
-from tasks.answers import Answers, gather
+from tasks.account import epsilon_of
+from tasks.admission import admit
+from tasks.aggregate import Base, aggregate
+from tasks.answers import gather
 from tasks.events import record_event
-from tasks.exchange import DirectoryExchange
 from tasks.folds import base_of, invited, left_out, made_of, minimum_sites, quorum, slot_of
 from tasks.head import Head, advance, load_head, load_protocol, now
 from tasks.home import CoordinatorHome
@@ -40,7 +39,6 @@ from tasks.mask_keys import with_mask_keys
 from tasks.masked_round import NEEDED, close_masked, update_line
 from tasks.own_documents import OTHER_KEY
 from tasks.roster import eligible_sites, make_plan, note_ledger_heads
-from tasks.secure import check_masked, layout_at
 from tasks.store import load_plan, load_record, plan_text, save_answer, save_plan, save_record
 from tasks.threshold import decide_threshold
 
@@ -348,33 +346,6 @@ def _advanced(
     if undecided:
         raise undecided
     return ClosedRound(next="finished" if finished else "round", record=record)
-
-
-def admit(
-    home: CoordinatorHome,
-    protocol: StudyProtocol,
-    plan: RoundPlan,
-    plan_digest: str,
-    answers: Answers[UpdateEnvelope],
-) -> None:
-    """Check every delivered update and move those that fail to the refused, with their number."""
-    exchange = DirectoryExchange(home.exchange)
-    account = Account(home, protocol, plan)
-    masked, length = None, 0
-    if is_masked(protocol, plan.kind):
-        masked, length = context_of(protocol, plan, plan_digest), layout_at(home, protocol, plan).length
-    for site, envelope in list(answers.documents.items()):
-        entry = plan.entry(site)
-        assert entry is not None
-        try:
-            check_envelope(envelope, plan, plan_digest, site)
-            account.check(envelope)
-            if masked is not None:
-                check_masked(home, envelope, masked, length)
-            elif plan.kind != "local":
-                check_tensors(exchange, envelope, expectation(home, protocol, plan, entry.declared_size))
-        except ConsiliumError as error:
-            answers.refuse(site, error)
 
 
 def seconds_since(timestamp: str) -> float:

@@ -8,11 +8,12 @@ from contracts.update import UpdateEnvelope
 from durable.files import locked
 from strategies.secure import context_of, is_masked, least_alive
 from tasks.account import epsilon_of
+from tasks.admission import admit
 from tasks.answers import Answers, gather
 from tasks.head import Head, load_head, load_protocol
 from tasks.home import CoordinatorHome
 from tasks.mask_keys import learn_keys
-from tasks.rounds import OpenedRound, admit, note_shown_ledgers
+from tasks.rounds import OpenedRound, note_shown_ledgers
 from tasks.secure import make_request, stored_request
 from tasks.store import load_plan, load_record, save_answer, save_record
 
