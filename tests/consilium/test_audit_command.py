@@ -17,6 +17,8 @@ from privacy.audit import AttackPath, Fault
 from privacy.canaries import Observation
 from tests.factories import study_fields
 
+pytestmark = pytest.mark.slow
+
 PRIVACY = {"mode": "patient", "epsilon": 3.0, "delta": 1e-5, "max_grad_norm": 1.0}
 TRAINING = {"steps": 60, "sample_rate": 0.1, "learning_rate": 0.5, "normalisation": "federated"}
 

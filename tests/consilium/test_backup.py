@@ -37,7 +37,7 @@ from tests.factories import private_study, tiny_simulation
 from tests.live.conftest import free_port
 from tests.postgres import private_postgres
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 BUDGET = {"epsilon": 50.0, "delta": 1e-3}
 

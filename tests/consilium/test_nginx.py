@@ -27,7 +27,7 @@ from tests.transport import (
     upstream,
 )
 
-pytestmark = WITH_NGINX
+pytestmark = [pytest.mark.slow, WITH_NGINX]
 
 QUOTA = 64 << 20
 DIGEST = "ab" * 32

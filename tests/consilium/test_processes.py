@@ -54,6 +54,7 @@ def test_ending_a_part_leaves_no_process(
     assert not part.alive() and not part.record.exists()
 
 
+@pytest.mark.slow
 def test_orphans_are_found_after_their_leader_died(tmp_path: Path) -> None:
     part = _start(tmp_path, _FAMILY)
     assert wait_until(lambda: (tmp_path / "orphan").exists() and (tmp_path / "child").exists(), 20)

@@ -17,6 +17,8 @@ import pytest
 
 from tests.full_release import Sealed, full_release
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "serve_release.py"
 

@@ -31,6 +31,8 @@ from privacy.audit import (
 from privacy.canaries import attack
 from tests.factories import tiny_study
 
+pytestmark = pytest.mark.slow
+
 CANARIES, DELTA, CLIP = 1000, 1e-5, 2.0
 PRIVACY = {"mode": "patient", "epsilon": 3.0, "delta": DELTA, "max_grad_norm": CLIP}
 FIELDS: dict[str, Any] = {
@@ -171,7 +173,6 @@ def test_the_canaries_see_every_step_and_the_coins_are_fair() -> None:
     assert not target.weight.detach().any()  # the model did not move: every step was attacked at one place
 
 
-@pytest.mark.slow
 def test_the_sound_mechanism_stays_under_its_claim_in_ten_of_ten_runs() -> None:
     verdicts = [verdict("none") for _ in range(10)]
     assert verdicts[0].claim <= 3.0 and verdicts[0].canaries >= 1000
@@ -179,14 +180,12 @@ def test_the_sound_mechanism_stays_under_its_claim_in_ten_of_ten_runs() -> None:
     assert np.mean([v.lower_bound for v in verdicts]) > 0.3  # and the attack does attack
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["noise-off", "noise-tenth", "clip-off"])
 def test_a_broken_mechanism_is_refuted_in_nine_of_ten_runs(fault: Fault) -> None:
     verdicts = [verdict(fault) for _ in range(10)]
     assert sum(v.refuted for v in verdicts) >= 9, verdicts
 
 
-@pytest.mark.slow
 def test_batches_of_everybody_are_refuted() -> None:
     assert verdict("sampling-off").refuted
 

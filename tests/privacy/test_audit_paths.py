@@ -28,6 +28,8 @@ from privacy.canaries import ORDINARY_FEATURES, attack
 from privacy.rows import MatrixRows
 from tests.factories import tiny_study
 
+pytestmark = pytest.mark.slow
+
 CANARIES, DELTA, CLIP = 1000, 1e-5, 2.0
 BRANCHING: list[AttackPath] = ["records", "perceptron", "recurrent", "convolution"]
 WAYS = [(path, "flat") for path in PATHS] + [(path, "per-layer") for path in BRANCHING[1:]]
@@ -171,7 +173,6 @@ def test_on_every_path_scores_have_the_distribution_that_the_power_was_simulated
         assert seen.scores[group].std() == pytest.approx(expected[group].std(), rel=0.3, abs=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", BRANCHING)
 def test_the_sound_mechanism_stays_under_its_claim_on_every_path(path: AttackPath) -> None:
     verdicts = [verdict("none", path) for _ in range(5)]
@@ -179,7 +180,6 @@ def test_the_sound_mechanism_stays_under_its_claim_on_every_path(path: AttackPat
     assert np.mean([v.lower_bound for v in verdicts]) > 0.3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", BRANCHING)
 @pytest.mark.parametrize("fault", ["noise-off", "noise-tenth", "clip-off"])
 def test_a_broken_mechanism_is_refuted_on_every_path(path: AttackPath, fault: Fault) -> None:
@@ -187,7 +187,6 @@ def test_a_broken_mechanism_is_refuted_on_every_path(path: AttackPath, fault: Fa
     assert all(v.refuted for v in verdicts), verdicts
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", BRANCHING[1:])
 @pytest.mark.parametrize("clipping", ["per-layer", "adaptive"])
 def test_the_other_ways_of_clipping_are_attacked_on_every_path(path: AttackPath, clipping: str) -> None:

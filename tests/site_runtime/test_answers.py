@@ -22,6 +22,7 @@ DECLARED = {"steps": 3, "sample_rate": 0.2, "learning_rate": 0.5, "normalisation
 EXACT = tiny_study(training=DECLARED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [EXACT, private_study(training=DECLARED)], ids=["exact", "private"])
 def test_killed_between_any_two_writes_no_second_answer_leaves(
     tmp_path: Path, protocol: StudyProtocol

@@ -29,7 +29,7 @@ from tasks.store import get_tensors
 from tests.factories import private_study, tiny_study, write_tensors
 from tests.federations import exchange, four_hospitals, ledger, opened, resigned, run_one
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 LONG = 60.0  # seconds after which a test gives up
 

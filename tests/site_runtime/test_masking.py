@@ -230,6 +230,7 @@ def test_shares_that_were_made_for_somebody_else_are_refused(sent: Any) -> None:
     assert refused(unmask, simulation, swapped).number == "E433"
 
 
+@pytest.mark.slow
 def test_killed_between_any_two_writes_it_masks_one_vector_and_pays_once(fresh: Any, tmp_path: Path) -> None:
     assert make_update is not None  # imported before anything is killed
     simulation, plan = fresh
@@ -269,6 +270,7 @@ def test_killed_between_any_two_writes_it_answers_one_request(sent: Any, tmp_pat
     assert moments(begin, check, tmp_path / "killed") >= 4
 
 
+@pytest.mark.slow
 def test_the_coordinator_killed_between_any_two_writes_makes_one_request_and_one_model(
     fresh: Any, tmp_path: Path
 ) -> None:

@@ -95,6 +95,7 @@ def test_all_ledgers_are_handed_over_and_the_old_public_key_is_kept(tmp_path: Pa
     assert all(opens(home, lineage, key) for lineage in LINEAGES)
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_moment_leaves_what_the_same_command_completes(tmp_path: Path) -> None:
     completed = False
     for effect in range(1, 200):

@@ -14,6 +14,8 @@ from site_runtime.connectors.synthetic import achievable_auroc, simulate
 from site_runtime.intake import read_records
 from site_runtime.quality import first_blocking, run_quality
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(studies.__file__).parent
 FEDERATIONS = sorted(ROOT.glob("federations/*/*.yaml"))
 KEY = bytes(range(32))

@@ -32,7 +32,7 @@ from tests.masked import (
     unmasked,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 FIRST = {"training": DECLARED, "statistics": STUDY["training"]}  # the first exchange of the study
 

@@ -29,7 +29,7 @@ from tests.masked import (
 )
 from tests.tasks.test_federation_keys import change_keys
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 CHANGES = {
     "rotated": lambda five: change_keys(five, "elm"),

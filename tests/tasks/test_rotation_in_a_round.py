@@ -38,7 +38,7 @@ from tests.masked import (
 )
 
 pytest_plugins = ("tests.masked_world",)
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 MOMENTS = ("training", "asking", "unmasking", "closing")  # before which the key changes
 FOLLOWING: dict[str, Collection[str]] = {"all": SITES, "two": SITES[:2], "nobody": ()}

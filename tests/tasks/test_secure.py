@@ -45,7 +45,7 @@ from tests.masked import (
 )
 
 pytest_plugins = ("tests.masked_world",)
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 def record_of(simulation: Simulation, number: int) -> dict[str, Any]:
