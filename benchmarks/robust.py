@@ -14,6 +14,7 @@ import argparse
 import os
 import statistics
 import tempfile
+import textwrap
 import time
 import warnings
 from pathlib import Path
@@ -133,12 +134,11 @@ def draw_attacks(found: dict[str, Outcomes], mode: str, path: Path) -> None:
         heights = [outcome.auroc if isinstance(outcome, Outcome) else 0.0 for outcome in seen]
         axes.bar(np.arange(len(names)) + (i - len(METHODS) / 2 + 0.5) * width, heights, width, label=method)
     axes.axhline(0.5, color="grey", linewidth=0.8, linestyle="--")
-    axes.set_xticks(
-        range(len(names)), [name.replace(" and ", "\nand ").replace(", ", ",\n") for name in names]
-    )
+    axes.set_xticks(range(len(names)), [textwrap.fill(name, 16) for name in names])
+    axes.set_ylim(0.45, None)
     axes.set(ylabel="AUROC on new honest patients", title=f"One malicious hospital of five, privacy {mode}")
     axes.tick_params(axis="x", labelsize=8)
-    axes.legend(ncols=3, fontsize=8, loc="lower right")
+    figure.legend(ncols=6, fontsize=8, loc="outside lower center")
     figure.savefig(path)
     plt.close(figure)
 
