@@ -35,6 +35,7 @@ from plugins.wire import (
     Send,
     answer,
     check_headers,
+    delivering,
     drop_later_authorisations,
     first_authorisation,
     parsed,
@@ -52,6 +53,7 @@ log = logging.getLogger(__name__)
 SILENT_SECONDS = 5.0  # a worker asks for jobs every second: one silent for so long is gone
 # Of failed sign-ins of one address. It saves the log, not the check: hospitals behind one address share it.
 FAILURES_PER_SECOND, FAILURES_AT_ONCE = 5.0, 100
+PEOPLE_BYTES = 1 << 20  # of a body from the user interface or a user's program
 _READING = ("GET", "HEAD", "OPTIONS")
 _REFRESHED = b"refreshed-api-token"
 
@@ -244,7 +246,9 @@ class SiteGate:
         if kid is not None and (kid == GATE or kid in self.keys.sites()):
             visit.path = "/api/*"
             raise Refused(403, "site_as_user", repr(kid))
-        await self.app(scope, receive, send)
+        # Anybody may send to the sign-in: what nobody has looked at yet is bounded as a hospital's body is.
+        body = await read_body(scope, receive, PEOPLE_BYTES)
+        await self.app(scope, delivering(body, receive), send)
 
     async def _refuse(self, visit: Visit, refusal: Refused, scope: Scope, send: Send) -> None:
         status = refusal.status

@@ -155,16 +155,25 @@ def with_body(scope: Scope, value: Any, token: str) -> tuple[Scope, Receive]:
     headers.append((b"authorization", token.encode()))
     if data:
         headers += [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
+    return {**scope, "headers": headers}, delivering(data, _nothing_more)
+
+
+async def _nothing_more() -> Message:
+    return await asyncio.Future()  # the server cancels us when it is done
+
+
+def delivering(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that delivers a body that was read, and then what the server has to say."""
     delivered = False
 
-    async def receive() -> Message:
+    async def first() -> Message:
         nonlocal delivered
         if delivered:
-            await asyncio.Event().wait()  # nothing more comes; the server cancels us when it is done
+            return await receive()
         delivered = True
-        return {"type": "http.request", "body": data, "more_body": False}
+        return {"type": "http.request", "body": body, "more_body": False}
 
-    return {**scope, "headers": headers}, receive
+    return first
 
 
 def with_token(scope: Scope, token: str) -> Scope:

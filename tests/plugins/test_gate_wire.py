@@ -321,3 +321,12 @@ def test_a_token_is_remembered_for_as_long_as_it_is_valid_and_no_longer() -> Non
     assert not replays.first("ash", "1", until=20.0)
     now[0] = 10.1
     assert replays.first("ash", "1", until=20.0)
+
+
+def test_what_a_stranger_sends_to_the_sign_in_is_bounded_too(gate: Gate) -> None:
+    most = [b"x" * (1 << 10)] * ((1 << 10) + 1)
+    assert gate.send("POST", "/auth/token", [], blocks=most) == 413
+    assert gate.send("POST", "/auth/token", [(b"content-length", b"1048577")], blocks=[b"{"]) == 413
+    assert gate.behind.seen == []
+    assert gate.send("POST", "/auth/token", [], blocks=[b'{"username": ', b'"operator"}']) == 200
+    assert gate.behind.seen[-1][1] == {"username": "operator"}
