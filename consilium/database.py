@@ -13,8 +13,9 @@ DRIVER = "postgresql+psycopg"
 SCHEMES = ("postgresql", DRIVER)
 CONNECT_SECONDS = 10
 # How long a process waits while another writes. SQLite's own 5 s pass on a busy machine, and Airflow's API
-# then answers with status 500; the tasks' own requests wait 30 s (`execution_api_timeout`).
-SQLITE_BUSY_SECONDS = 20
+# then answers with status 500; a task's own request gives up after 30 s (`execution_api_timeout`), and may
+# have to wait for one before it.
+SQLITE_BUSY_SECONDS = 14
 
 
 def sqlite_settings(airflow: Path) -> dict[str, object]:

@@ -101,7 +101,8 @@ class Partial:
         self._written += len(block)
         if (ready := self._written - self._handed_over) >= _WRITE_BACK:
             # Pages that are not on disk yet are not dropped by this: the kernel begins to write them.
-            os.posix_fadvise(self._file.fileno(), self._handed_over, ready, os.POSIX_FADV_DONTNEED)
+            with contextlib.suppress(OSError):  # a wish; where it is not known the end takes longer
+                os.posix_fadvise(self._file.fileno(), self._handed_over, ready, os.POSIX_FADV_DONTNEED)
             self._handed_over = self._written
 
     def restart(self) -> None:
@@ -146,8 +147,9 @@ class Partial:
             self._settle()
 
     def _drop(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._file.close()
+        if not self._file.closed:  # closed, the lock is gone, and somebody else may have begun there
+            self.path.unlink(missing_ok=True)
+            self._file.close()
 
 
 def refuse_full_disk(error: OSError, path: Path) -> None:

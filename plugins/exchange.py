@@ -236,6 +236,7 @@ def _store(
                 write_atomic(receipt, digest.encode())
         partial.move(store.path_of(digest))
     except ConsiliumError as error:
+        partial.close()
         raise HTTPException(507, error.sentence) from error
     except BaseException:
         partial.discard()

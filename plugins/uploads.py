@@ -127,7 +127,7 @@ class Upload:
             try:
                 await self._append(partial, batches, start)
             except BaseException:
-                partial.close()
+                await asyncio.to_thread(partial.close)  # it waits for the last block
                 raise
             return partial
         except ConsiliumError as error:
