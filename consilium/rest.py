@@ -202,8 +202,8 @@ class Airflow:
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
         """Make a request of the API, again for a while when Airflow cannot serve it just now.
 
-        A run has its own id, a second bell does no harm, and most of the rest reads or sets. A sign-off or
-        a deletion that was done although a proxy answered with an error is refused the second time (409, 404).
+        A run has its own id, a second bell does no harm, and most of the rest reads or sets. A sign-off or a
+        deletion that was done although a proxy answered with an error is refused the second time (409, 404).
 
         Raises:
             ConsiliumError: E105, nobody answers, or still with an error of the server.
