@@ -118,6 +118,7 @@ print(json.dumps({type(one).__name__: one.parallelism for one in ExecutorLoader.
 """
 
 
+@pytest.mark.slow
 def test_fifty_hospitals_train_at_once_and_the_coordinators_processes_stay_few(tmp_path: Path) -> None:
     """Fifty slots and more for hospitals, and two studies at once; each process of its own costs 40 MB."""
     home = CoordinatorHome(tmp_path)

@@ -21,6 +21,8 @@ from tasks.late import late_sites
 from tasks.settings import Exchange, Settings, save_settings
 from tests.plugins.served import FlappingLink, Served, serving
 
+pytestmark = pytest.mark.slow
+
 TASKS_OF_A_WORKER = 4  # its concurrency, as `consilium.airflow_home` sets it
 REQUESTS_OF_AN_ATTEMPT = 2  # where to go on, and the body
 

@@ -31,6 +31,8 @@ from tasks.membership import rotate_coordinator
 from tasks.settings import Exchange, Settings, save_settings
 from tests.plugins.served import FlappingLink, Served, serving
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:

@@ -270,6 +270,7 @@ def test_composition_at_a_tiny_delta_against_sums_of_positive_numbers_only(adjac
     assert lower <= found <= lower + steps * mesh + 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 10**6])
 @pytest.mark.parametrize(("q", "sigma"), [(1e-9, 1.0), (1e-4, 0.5), (0.5, 1e4), (1 - 1e-15, 50.0)])
 @pytest.mark.parametrize("adjacency", ["add-or-remove-one", "replace-one"])
@@ -315,6 +316,7 @@ def test_replacing_without_sampling_is_a_gaussian_at_twice_the_distance() -> Non
     assert epsilon(spends, 1e-6, "replace-one") == pytest.approx(epsilon(halved, 1e-6), rel=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     q=st.floats(0.01, 0.99),

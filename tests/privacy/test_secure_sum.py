@@ -325,6 +325,7 @@ def test_two_liars_among_many_are_both_named() -> None:
     assert played.recover(alive, [], answers).liars == ("sa", "se")
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_as_many_liars_as_can_be_told_are_named_wherever_they_stand(data: st.DataObject) -> None:
@@ -343,6 +344,7 @@ def test_as_many_liars_as_can_be_told_are_named_wherever_they_stand(data: st.Dat
     assert played.recover(alive, [], answers).liars == tuple(sorted(lied))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sites", "threshold", "liars"), [(20, 14, (0, 10)), (64, 45, (0, 7, 21, 30, 63))])
 def test_liars_spread_over_a_large_roster_are_named(
     sites: int, threshold: int, liars: tuple[int, ...]

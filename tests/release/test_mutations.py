@@ -19,6 +19,8 @@ from tests.release.mutations import conformance, documents, models, on_the_way, 
 from tests.release.mutations.documents import statement
 from tests.release.mutations.world import FILES, MUTATIONS, Mutation, World
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sealed, ReleaseKey, Sealed]:

@@ -33,6 +33,8 @@ from tests.factories import (
     tiny_study,
 )
 
+pytestmark = pytest.mark.slow
+
 SITE = {"mode": "site", "epsilon": 8.0, "delta": 1e-3, "max_update_norm": 0.05}
 DECLARED = {"training": STUDY["training"] | {"normalisation": "declared"}}
 TWELVE = tuple(f"site{i:02}" for i in range(12))

@@ -234,6 +234,7 @@ def test_nothing_brought_is_empty_and_a_changed_file_is_refused(tmp_path: Path) 
         assert error.value.number == "E715"
 
 
+@pytest.mark.slow
 def test_the_commands_bring_and_show_and_refuse_with_a_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

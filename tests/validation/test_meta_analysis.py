@@ -112,6 +112,7 @@ def test_without_a_prior_few_hospitals_predict_almost_nothing_or_nothing():
     assert wide.new_site()[1] - wide.new_site()[0] > 3 * (informed.new_site()[1] - informed.new_site()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sites", "prior", "tau"),
     [
