@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -80,7 +81,9 @@ def test_a_part_that_does_not_start_ends_the_others(tmp_path: Path) -> None:
 def test_an_interrupted_up_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "consilium", "up", "heart-disease", "--port", str(free_port())]
     environment = dict(os.environ) | {"CONSILIUM_HOME": str(tmp_path)}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+    # Tests that a shell runs in the background ignore SIGINT, and whatever they start would too.
+    heard = partial(signal.signal, number, signal.SIG_DFL)
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, preexec_fn=heard) as process:
         started = run_folder(tmp_path) / "hospitals.json"
         assert wait_until(started.exists, 60)
         process.send_signal(number)
