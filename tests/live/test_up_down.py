@@ -83,9 +83,15 @@ def test_an_interrupted_up_leaves_no_process(tmp_path: Path, number: signal.Sign
     environment = dict(os.environ) | {"CONSILIUM_HOME": str(tmp_path)}
     # Tests that a shell runs in the background ignore SIGINT, and whatever they start would too.
     heard = partial(signal.signal, number, signal.SIG_DFL)
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, preexec_fn=heard) as process:
-        started = run_folder(tmp_path) / "hospitals.json"
-        assert wait_until(started.exists, 60)
-        process.send_signal(number)
-        assert process.wait(30) != 0
-    assert wait_until(lambda: left_of(tmp_path) == [], 5)
+    try:
+        with subprocess.Popen(
+            command, env=environment, stderr=subprocess.DEVNULL, preexec_fn=heard
+        ) as process:
+            started = run_folder(tmp_path) / "hospitals.json"
+            assert wait_until(started.exists, 60)
+            process.send_signal(number)
+            assert process.wait(30) != 0
+        assert wait_until(lambda: left_of(tmp_path) == [], 5)
+    finally:
+        if left_of(tmp_path):
+            down(tmp_path)
